@@ -1,0 +1,60 @@
+"""The exceptions unsay raises on purpose.
+
+    UnsayError                something the user can act on; the command line prints it without a traceback
+    ├── ConfigError           an experiment file (or a setting on a command line) is wrong; holds every mistake found
+    ├── DataError             a dataset, a line of a file or a training row is wrong
+    ├── ModelError            a model, adapter or tokenizer cannot be used
+    ├── UndoError             a trace breaks the rules of undo
+    ├── StoreError            a result folder cannot be read or written
+    │   └── LockedError       another process is writing this folder
+    ├── TrainingError         training cannot go on
+    └── EvaluationError       an evaluation cannot be trusted or cannot go on
+
+Every message says what was expected, what came, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UnsayError(Exception):
+    """Base class: expected, got, what to do next."""
+
+
+class ConfigError(UnsayError):
+    """Raise with all mistakes at once; `mistakes` keeps them one by one."""
+
+    def __init__(self, mistakes: str | Sequence[str]) -> None:
+        self.mistakes: tuple[str, ...] = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)
+        count = len(self.mistakes)
+        head = "" if count == 1 else f"{count} mistakes:\n"
+        super().__init__(head + "\n".join(self.mistakes))
+
+
+class DataError(UnsayError):
+    """A dataset, a line of a file or a training row is wrong."""
+
+
+class ModelError(UnsayError):
+    """A model, adapter or tokenizer cannot be used."""
+
+
+class UndoError(UnsayError):
+    """A trace breaks the rules of undo."""
+
+
+class StoreError(UnsayError):
+    """A result folder cannot be read or written."""
+
+
+class LockedError(StoreError):
+    """Another process is writing this folder."""
+
+
+class TrainingError(UnsayError):
+    """Training cannot go on."""
+
+
+class EvaluationError(UnsayError):
+    """An evaluation cannot be trusted or cannot go on."""

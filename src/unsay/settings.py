@@ -1,0 +1,102 @@
+"""The settings of one experiment as frozen dataclasses: what can change its numbers, with the complete defaults.
+
+Names are transformers' and PEFT's where those have one, LLaMA-Factory's where they do not. Knows nothing about YAML
+(`unsay.config` reads it) or about how a setting takes effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How an evaluation prompt is built from a dataset's task."""
+
+    num_fewshot: int = 0
+    apply_chat_template: bool = True
+    """Use the model's chat template where there is one; without one the prompt is plain text."""
+    fewshot_as_multiturn: bool = False
+    """False folds all shots into the one user turn."""
+    fewshot_seed: int = 1234
+    enable_thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How an answer is generated."""
+
+    undo_context: Literal["keep", "rewind"] = "keep"
+    """keep: retracted tokens stay in the model's context; rewind: the context holds the survivors only."""
+    undo: Literal["allow", "ban"] = "allow"
+    """ban: the control tokens can never be sampled (the counterfactual run)."""
+    max_new_tokens: int = 512
+    """Sampled tokens per answer, retracted ones and undos included."""
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_survivors: int | None = None
+    max_undos: int | None = None
+    max_visits: int = 4
+    """Rewinds to one and the same position before the answer ends (rewind only)."""
+    stop: tuple[str, ...] | None = None
+    """Stop strings; None takes the task's own."""
+
+
+@dataclass(frozen=True)
+class UndoData:
+    """How training answers get mistakes and the tokens that take them back."""
+
+    strategy: str = "random_tokens"
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the strategy's dataclass that differ from its defaults."""
+    clean_share: float = 0.0
+    """Share of rows left without any mistake."""
+    mask: Literal["errors", "none"] = "errors"
+    """errors: no loss on tokens that will be taken back; none: loss on every answer token."""
+    init: Literal["description", "mean", "words"] = "description"
+    """How the control token's embedding row starts."""
+    context: Literal["keep", "rewind"] = "keep"
+    """What the model sees of a retracted token during training."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """LoRA fine-tuning."""
+
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    lora_target: str | tuple[str, ...] = "all"
+    """`all`: every linear layer but the output head; or module names."""
+    learning_rate: float = 1.0e-4
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    num_train_epochs: float = 3.0
+    max_steps: int = -1
+    """Optimiser steps; a positive number overrides `num_train_epochs`."""
+    per_device_train_batch_size: int = 4
+    gradient_accumulation_steps: int = 8
+    cutoff_len: int = 2048
+    """Longest row in tokens, prompt and answer together; longer rows are refused, not cut."""
+    max_samples: int | None = None
+    """Use only the first so many training examples."""
+    bf16: bool | None = None
+    """None: where the device has it."""
+    logging_steps: int = 10
+    save_steps: int = 0
+    """Optimiser steps between checkpoints; 0 saves once per epoch."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides an experiment's numbers besides model, dataset and seed."""
+
+    prompting: Prompting
+    decode: Decode
+    training: Training | None = None
+    undo: UndoData | None = None

@@ -1,0 +1,64 @@
+"""Every file name under a lab folder, spelled once. Knows nothing about what is in the files.
+
+    layout.traces(folder)     # …/fewshot_8/traces.jsonl
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PAGE = "EXPERIMENTS.md"
+EXPERIMENT = "experiment.json"
+TRACES = "traces.jsonl"
+PROMPTS = "prompts.jsonl"
+PREDICTIONS = "generated_predictions.jsonl"
+METRICS = "metrics.json"
+LOCK = ".lock"
+TRAIN = "train"
+DATA = "data"
+LOGS = "logs"
+SUPERSEDED = "superseded"
+LIMIT_PREFIX = "limit_"
+# lm-eval's harness folder below the method of an experiment that is only evaluated.
+HARNESS = "lm_eval"
+
+ROWS = "train.jsonl"
+REFUSED = "refused.jsonl"
+MANIFEST = "manifest.json"
+UNDO_TABLE = "undo.json"
+TRAINER_LOG = "trainer_log.jsonl"
+TRAINER_STATE = "trainer_state.json"
+TRAIN_RESULTS = "train_results.json"
+TRAINED = "trained.json"
+
+
+def limited(folder: Path, limit: int | None) -> Path:
+    """Return where the results of a run go: the experiment's folder, or its `limit_<n>` folder."""
+    return folder if limit is None else folder / f"{LIMIT_PREFIX}{limit}"
+
+
+def superseded(folder: Path, identity: str) -> Path:
+    return folder / SUPERSEDED / identity[:12]
+
+
+def train(folder: Path) -> Path:
+    return folder / TRAIN
+
+
+def data(folder: Path) -> Path:
+    return folder / DATA
+
+
+def logs(folder: Path) -> Path:
+    return folder / LOGS
+
+
+def page(output_dir: Path) -> Path:
+    """Return the experiment page: beside the lab folder, so that its links start with that folder's name."""
+    return output_dir.parent / PAGE
+
+
+def is_result_name(name: str) -> bool:
+    """Say whether a file in an experiment folder belongs to its evaluation (and moves away with it)."""
+    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS}
+    return name in fixed or name.startswith(("results_", "samples_"))
