@@ -1,6 +1,6 @@
 """Every file name under a lab folder, spelled once. Knows nothing about what is in the files.
 
-    layout.traces(folder)     # …/fewshot_8/traces.jsonl
+layout.traces(folder)     # …/fewshot_8/traces.jsonl
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ PROMPTS = "prompts.jsonl"
 PREDICTIONS = "generated_predictions.jsonl"
 METRICS = "metrics.json"
 LOCK = ".lock"
+OWNER = ".lock.json"
+HEARTBEAT = ".heartbeat"
+# A torn tail of an append-only file goes here, beside it; a file being written has such a name until it is renamed.
+TORN_SUFFIX = ".torn"
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unsay-", ".tmp"
 TRAIN = "train"
 DATA = "data"
 LOGS = "logs"
@@ -61,4 +66,4 @@ def page(output_dir: Path) -> Path:
 def is_result_name(name: str) -> bool:
     """Say whether a file in an experiment folder belongs to its evaluation (and moves away with it)."""
     fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS}
-    return name in fixed or name.startswith(("results_", "samples_"))
+    return name.removesuffix(TORN_SUFFIX) in fixed or name.startswith(("results_", "samples_"))

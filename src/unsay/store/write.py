@@ -1,0 +1,299 @@
+"""Writing results so that a crash at any moment loses nothing that was reported as written.
+
+Whole files are written beside and renamed; append-only files carry a checksum per line; one writer per folder. Knows
+nothing about what the files mean.
+
+    with write.lock(folder), write.Journal(layout.traces(folder)) as journal:
+        journal.append(trace.to_json())
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import socket
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from unsay.errors import LockedError, StoreError
+from unsay.store import layout
+
+SYNC_EVERY = 5.0
+"""Seconds of appended lines a machine crash (not a killed process) may cost."""
+
+# `,"crc32":"89abcdef"}` ends every line of a journal.
+_TAIL = b',"crc32":"'
+_TAIL_LENGTH = len(_TAIL) + 8 + 2
+
+
+# -- whole files ------------------------------------------------------------------
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part; missing folders are made."""
+    temporary = path.parent / f"{layout.TEMPORARY_PREFIX}{secrets.token_hex(6)}{layout.TEMPORARY_SUFFIX}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write indented JSON; what JSON cannot say (NaN, infinity) is refused with ValueError."""
+    write_bytes(path, _json_bytes(obj, indent=2) + b"\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a machine crash, where the file system offers that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems cannot sync a folder; the rename itself already happened
+    finally:
+        os.close(descriptor)
+
+
+def _json_bytes(obj: Any, *, indent: int | None = None) -> bytes:
+    separators = (",", ": ") if indent else (",", ":")
+    text = json.dumps(obj, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; as an escape it survives the round trip
+        return json.dumps(obj, allow_nan=False, indent=indent, separators=separators).encode("ascii")
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot write {path}: {error.strerror or error}. "
+        "Check the free space and permissions of that folder (`unsay doctor` shows both), then run the same command again."
+    )
+
+
+# -- append-only lines ------------------------------------------------------------
+
+
+def seal(obj: dict[str, Any]) -> bytes:
+    """Return one line of a journal: compact JSON whose last member is the checksum of the bytes before it."""
+    if not obj or "crc32" in obj:
+        raise ValueError("a journal line needs at least one member, and none called crc32")
+    head = _json_bytes(obj)[:-1]
+    return head + _TAIL + b'%08x"}\n' % zlib.crc32(head)
+
+
+def is_sealed(line: bytes) -> bool:
+    """Say whether a line (with its line break) is complete and its checksum fits."""
+    if not line.endswith(b'"}\n') or len(line) <= _TAIL_LENGTH + 1:
+        return False
+    body = line[:-1]
+    head, tail = body[:-_TAIL_LENGTH], body[-_TAIL_LENGTH:]
+    return tail.startswith(_TAIL) and tail[len(_TAIL) : -2] == b"%08x" % zlib.crc32(head)
+
+
+class Journal:
+    """An append-only file of checksummed JSON lines. The caller holds the folder's lock.
+
+    When `append` returns, the line survives the death of this process; a crash of the machine costs at most the last
+    `SYNC_EVERY` seconds. Opening moves what follows the last complete line aside (into `<name>.torn`), never away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._synced = time.monotonic()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        try:
+            self._cut_torn_tail()
+        except BaseException:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            raise
+
+    def append(self, obj: dict[str, Any]) -> None:
+        if self._descriptor < 0:
+            raise StoreError(f"{self.path} was closed; open a new Journal to append to it")
+        line = seal(obj)
+        size = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted")
+            if time.monotonic() - self._synced >= SYNC_EVERY:
+                self.sync()
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            raise _cannot_write(self.path, error) from error
+
+    def sync(self) -> None:
+        """Wait until everything appended so far survives a machine crash."""
+        os.fsync(self._descriptor)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        if self._descriptor < 0:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _cut_torn_tail(self) -> None:
+        good = end = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                end += len(line)
+                if is_sealed(line):
+                    good = end
+            if good == end:
+                return
+            file.seek(good)
+            tail = file.read()
+        aside = self.path.with_name(self.path.name + layout.TORN_SUFFIX)
+        with aside.open("ab") as file:
+            file.write(tail if tail.endswith(b"\n") else tail + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self.path.parent)
+        os.ftruncate(self._descriptor, good)
+        os.fsync(self._descriptor)
+
+
+# -- one writer per folder --------------------------------------------------------
+
+
+def boot_id() -> str:
+    """Return a name for the time since this machine was last started; process ids mean something only within it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        import psutil
+
+        return f"booted-{int(psutil.boot_time())}"
+
+
+def owner() -> dict[str, Any]:
+    """Describe this process, so that another one can tell whether it is still there."""
+    import psutil
+
+    return {
+        "schema": 1,
+        "pid": os.getpid(),
+        "boot_id": boot_id(),
+        "host": socket.gethostname(),
+        "process_start": psutil.Process().create_time(),
+    }
+
+
+@contextmanager
+def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Be the only writer of a folder; raise LockedError, naming the holder, when that takes longer than `wait` seconds.
+
+    The operating system frees the lock when its holder dies, however it dies.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / layout.LOCK, timeout=wait)
+    try:
+        held.acquire()
+    except Timeout:
+        raise LockedError(_who_holds(folder)) from None
+    except OSError as error:
+        raise _cannot_write(folder / layout.LOCK, error) from error
+    try:
+        write_json(folder / layout.OWNER, owner())
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(folder / layout.OWNER)
+        held.release()
+
+
+def _who_holds(folder: Path) -> str:
+    try:
+        holder = json.loads((folder / layout.OWNER).read_bytes())
+        pid, host = int(holder["pid"]), str(holder["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return (
+            f"another process is writing {folder} (it left no name yet). Wait a moment and run the same command again."
+        )
+    if host == socket.gethostname():
+        stop = f"or stop it with `kill {pid}`"
+    else:
+        stop = f"or stop it on {host}"
+    return (
+        f"process {pid} on {host} is writing {folder}. "
+        f"Wait until it has finished (`unsay status` shows how far it is), {stop}; then run the same command again."
+    )
+
+
+def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
+    """Move files and folders of an earlier result into `superseded/<identity>/`; return that folder, None if none existed.
+
+    Nothing is deleted or overwritten. The record (experiment.json) moves last, so that a move cut short is still
+    recognised as an earlier result.
+    """
+    present = sorted(
+        {name for name in names if (folder / name).exists()}, key=lambda name: (name == layout.EXPERIMENT, name)
+    )
+    if not present:
+        return None
+    wanted = layout.superseded(folder, identity)
+    target, count = wanted, 1
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                target.mkdir()
+                break
+            except FileExistsError:
+                count += 1
+                target = wanted.with_name(f"{wanted.name}-{count}")
+        for name in present:
+            os.rename(folder / name, target / name)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    sync_folder(target)
+    sync_folder(folder)
+    return target
