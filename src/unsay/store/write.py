@@ -258,10 +258,7 @@ def _who_holds(folder: Path) -> str:
         return (
             f"another process is writing {folder} (it left no name yet). Wait a moment and run the same command again."
         )
-    if host == socket.gethostname():
-        stop = f"or stop it with `kill {pid}`"
-    else:
-        stop = f"or stop it on {host}"
+    stop = f"or stop it with `kill {pid}`" if host == socket.gethostname() else f"or stop it on {host}"
     return (
         f"process {pid} on {host} is writing {folder}. "
         f"Wait until it has finished (`unsay status` shows how far it is), {stop}; then run the same command again."
