@@ -1,0 +1,355 @@
+"""Reading a lab folder: what experiments there are, how far each got, and one thing of one experiment at a time.
+
+Three costs, three kinds of function: `find` reads only the records; `progress` counts lines without parsing them;
+`traces`, `prompts` and `samples` parse. Nothing here writes, and nothing on disk makes `find` fail.
+
+    for entry in read.find(Path("outputs")):
+        print(entry.name, entry.problem or entry.record.status)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from unsay.errors import StoreError
+from unsay.records import SCHEMA, STATUSES, ExperimentRecord, MetricValue, Prompt, Trace
+from unsay.store import layout
+from unsay.store.write import boot_id, is_sealed
+
+LOST_AFTER = 180.0
+"""Seconds without a sign of life after which a run on another machine counts as lost."""
+
+_LIMITED = re.compile(re.escape(layout.LIMIT_PREFIX) + r"(\d+)")
+# Folders of an experiment that hold no further experiments; only skipped where there is an experiment.json, because
+# a config may be called `train`.
+_INNER = {layout.TRAIN, layout.DATA, layout.LOGS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment folder (or one `limit_<n>` folder below it); `problem` says why `record` is missing."""
+
+    folder: Path
+    relative: str
+    record: ExperimentRecord | None
+    problem: str | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Items the run was limited to; None for a whole run."""
+        if self.record is not None and self.record.limit is not None:
+            return self.record.limit
+        match = _LIMITED.fullmatch(self.folder.name)
+        return int(match[1]) if match else None
+
+    @property
+    def name(self) -> str:
+        """The experiment's id; its folder until it has one."""
+        return (self.record.id if self.record else "") or self.relative
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running experiment is: `stage` is train or evaluate, `total` None while unknown."""
+
+    stage: str
+    done: int
+    total: int | None
+
+
+# -- lines and files --------------------------------------------------------------
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the complete, checksummed lines of a journal, without their checksum; a missing file has none.
+
+    A torn tail ends the file. A damaged line before that is passed over: its item counts as not done.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for raw in file:
+            if is_sealed(raw):
+                line = json.loads(raw)
+                del line["crc32"]
+                yield line
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines `read_lines` would yield, without parsing them."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(map(is_sealed, file))
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file; StoreError says which one is not JSON, and that nothing was touched."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is not JSON ({error}); it was left as it is. Repair it or move it away.") from error
+
+
+def record(folder: Path) -> ExperimentRecord | None:
+    """Read a folder's experiment.json; None where there is none, StoreError where it cannot be understood."""
+    path = folder / layout.EXPERIMENT
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds no JSON object; it was left as it is. Repair it or move it away.")
+    schema = value.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StoreError(
+            f"{path} was written by a newer unsay (schema {schema}, this one reads up to {SCHEMA}). "
+            "Update with `pip install -U unsay`."
+        )
+    try:
+        found = ExperimentRecord.from_json(value)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path} does not describe an experiment ({error}); it was left as it is.") from error
+    wrong = _wrong_fields(found)
+    if wrong:
+        raise StoreError(f"{path} does not describe an experiment ({', '.join(wrong)}); it was left as it is.")
+    return found
+
+
+def _wrong_fields(found: ExperimentRecord) -> list[str]:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        **dict.fromkeys(("id", "model", "dataset", "method", "config", "status", "identity", "notes"), str),
+        **dict.fromkeys(("spec", "hashes", "files", "facts"), dict),
+        **dict.fromkeys(("start", "end"), (str, type(None))),
+        **dict.fromkeys(("limit", "items"), (int, type(None))),
+        "seed": int,
+    }
+    # Before an id is given it may be null.
+    wrong = [
+        f"{name} is {getattr(found, name)!r}"
+        for name, kind in kinds.items()
+        if not isinstance(getattr(found, name), kind) and not (name == "id" and found.id is None)
+    ]
+    if isinstance(found.status, str) and found.status not in STATUSES:
+        wrong.append(f"status is {found.status!r}, expected one of {', '.join(STATUSES)}")
+    return wrong
+
+
+def traces(folder: Path) -> Iterator[Trace]:
+    """Yield every trace in the order written; after a resumed run the last one of a key is the one that counts."""
+    return map(Trace.from_json, read_lines(folder / layout.TRACES))
+
+
+def prompts(folder: Path) -> Iterator[Prompt]:
+    return map(Prompt.from_json, read_lines(folder / layout.PROMPTS))
+
+
+def metrics(folder: Path) -> dict[str, MetricValue]:
+    """Read metrics.json (`{"schema": 1, "metrics": {name: …}}`); empty where there is none."""
+    path = folder / layout.METRICS
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    inner = value.get("metrics", value) if isinstance(value, dict) else None
+    if not isinstance(inner, dict):
+        raise StoreError(f"{path} holds no metrics; it was left as it is. Repair it or move it away.")
+    found = {}
+    for name, item in inner.items():
+        if isinstance(item, dict) and "value" in item:
+            known: dict[str, Any] = {key: item.get(key) for key in MetricValue.__dataclass_fields__}
+            known |= {"n": known["n"] or 0, "definition": str(known["definition"] or name)}
+            found[name] = MetricValue(**known)
+    return found
+
+
+def samples_file(folder: Path, record: ExperimentRecord | None = None) -> Path | None:
+    """Return lm-eval's sample file: the one the record names, else the newest by name."""
+    named = record.files.get("samples") if record else None
+    if named and (folder / named).is_file():
+        return folder / named
+    found = sorted(folder.glob("samples_*.jsonl"), key=lambda path: path.stem[-26:])
+    return found[-1] if found else None
+
+
+def samples(folder: Path, record: ExperimentRecord | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the lines of lm-eval's sample file: one per filter and item."""
+    path = samples_file(folder, record)
+    if path is None:
+        return
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            try:
+                line = json.loads(raw)
+            except ValueError as error:
+                raise StoreError(f"{path}:{number} is not JSON ({error}); it was left as it is.") from error
+            if isinstance(line, dict):
+                yield line
+
+
+# -- finding experiments ----------------------------------------------------------
+
+
+def find(output_dir: Path) -> list[Entry]:
+    """Return every experiment below a lab folder, whole runs and limited ones, in the order of the page.
+
+    An experiment.json that cannot be understood becomes an entry with its `problem`; so does an unreadable folder.
+    """
+    entries: list[Entry] = []
+    _walk(output_dir, output_dir, entries, set())
+    return sorted(entries, key=_order)
+
+
+def pick(entries: list[Entry], name: str) -> Entry:
+    """Return the experiment with this id, folder (relative or a path) or unique part of its folder name."""
+    wanted = name.rstrip("/")
+    exact = [entry for entry in entries if wanted in (entry.name, entry.relative, str(entry.folder))]
+    if not exact:
+        exact = [entry for entry in entries if wanted.casefold() in (entry.name.casefold(), entry.relative.casefold())]
+    if not exact:
+        absolute = Path(name).absolute()
+        exact = [entry for entry in entries if entry.folder.absolute() == absolute]
+    whole = [entry for entry in exact if entry.limit is None] or exact
+    if len(whole) == 1 or (whole and whole[0].limit is not None):
+        return whole[-1]
+    if whole:
+        places = ", ".join(entry.relative for entry in whole)
+        raise StoreError(f"{name!r} is the id of more than one experiment: {places}. Give the folder instead.")
+    import difflib
+
+    names = [entry.name for entry in entries]
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
+    known = (
+        f"Did you mean {', '.join(near)}?"
+        if near
+        else f"There are {len(entries)} experiments; `unsay status` lists them."
+    )
+    raise StoreError(f"no experiment has the id or folder {name!r}. {known}")
+
+
+def _walk(folder: Path, root: Path, entries: list[Entry], seen: set[tuple[int, int]]) -> None:
+    relative = folder.relative_to(root).as_posix()
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return  # a symbolic link back up
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as items:
+            inside = sorted(items, key=lambda item: item.name)
+            names = {item.name for item in inside}
+            below = [item.name for item in inside if not item.name.startswith(".") and item.is_dir()]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        entries.append(Entry(folder, relative, None, f"cannot read this folder: {error.strerror or error}"))
+        return
+    skipped = {layout.SUPERSEDED}
+    if layout.EXPERIMENT in names:
+        skipped |= _INNER
+        try:
+            entries.append(Entry(folder, relative, record(folder)))
+        except StoreError as error:
+            entries.append(Entry(folder, relative, None, str(error)))
+    for name in below:
+        if name not in skipped:
+            _walk(folder / name, root, entries, seen)
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts EXP-2 before EXP-10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def _order(entry: Entry) -> tuple[Any, ...]:
+    identified = bool(entry.record and entry.record.id)
+    return (not identified, natural(entry.name), entry.limit is not None, entry.limit or 0, natural(entry.relative))
+
+
+# -- how far ----------------------------------------------------------------------
+
+
+def progress(folder: Path, record: ExperimentRecord) -> Progress | None:
+    """Count what a run has finished so far; None before there is anything to count."""
+    done = count_lines(folder / layout.TRACES)
+    total = record.items if record.limit is None else min(record.limit, record.items or record.limit)
+    if done:
+        return Progress("evaluate", done if total is None else min(done, total), total)
+    return _training_progress(layout.train(folder) / layout.TRAINER_LOG)
+
+
+def _training_progress(path: Path) -> Progress | None:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 4096))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return None
+    for raw in reversed(lines):
+        try:
+            line = json.loads(raw)
+            return Progress("train", int(line["current_steps"]), int(line["total_steps"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def liveness(record: ExperimentRecord, folder: Path | None = None) -> str | None:
+    """Say whether a record that claims to be running still is: None, `stale` (its process is gone) or `lost contact`.
+
+    On another machine only signs of life in the folder can be seen: the heartbeat file, else the newest result file.
+    """
+    if record.status != "running":
+        return None
+    if not record.attempts:
+        return "stale"
+    attempt = record.attempts[-1]
+    if attempt.host == socket.gethostname():
+        if attempt.boot_id == boot_id():
+            return None if _is_alive(attempt.pid, attempt.started) else "stale"
+        return None if _silent_for(folder) < LOST_AFTER else "stale"  # restarted, or another machine of this name
+    if folder is None:
+        return None
+    return "lost contact" if _silent_for(folder) > LOST_AFTER else None
+
+
+def _is_alive(pid: int, since: str) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        # Process ids are used again: the one that wrote `since` cannot have started after it.
+        return bool(process.create_time() <= datetime.fromisoformat(since).timestamp() + 5.0)
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.AccessDenied, ValueError):
+        return True
+
+
+def _silent_for(folder: Path | None) -> float:
+    """Seconds since the last sign of life in a folder; infinite when there is none."""
+    if folder is None:
+        return float("inf")
+    heartbeat = folder / layout.HEARTBEAT
+    signs = [heartbeat] if heartbeat.exists() else [folder / layout.TRACES, folder / layout.EXPERIMENT]
+    times = []
+    for path in signs:
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:
+            continue
+    return max(0.0, time.time() - max(times)) if times else float("inf")
