@@ -1,0 +1,227 @@
+"""Where a dataset's questions come from: its splits, its format, and the lm-eval task that goes with it.
+
+    source = open_source(experiment.dataset, output_dir)
+    for example in source.examples("train"): ...
+
+Generated and own data are written once, as plain question/answer lines, below the lab's `.datasets` folder, so that
+lm-eval and training read the very same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsay import catalog
+from unsay.config import Dataset
+from unsay.datasets import DatasetFormat
+from unsay.errors import DataError
+from unsay.records import Example
+from unsay.store.write import write_text
+
+FOLDER = ".datasets"
+DEFAULT_FORMAT = "gsm8k"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset with its splits found. Exactly one of `files` (split -> JSONL) and `hub` is filled, or neither when
+    an lm-eval task brings its own data."""
+
+    name: str
+    format: DatasetFormat | None
+    task: str | None
+    files: dict[str, Path]
+    hub: str | None
+    answer: str | None = None
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """Yield a split's questions in file order; raises DataError on a line that does not fit."""
+        if self.format is None:
+            raise DataError(
+                f"dataset {self.name!r} is an lm-eval task, for evaluation only. Expected a dataset with a `path:`."
+            )
+        for number, line in self._lines(split):
+            yield self.format.example(line, f"{self.name}/{split}/{number}")
+
+    def _lines(self, split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        if self.files:
+            if split in self.files:
+                yield from read_jsonl(self.files[split])
+            return
+        import datasets as hf_datasets
+
+        names = hf_datasets.get_dataset_config_names(self.hub)
+        config = "main" if "main" in names else names[0]
+        yield from enumerate(hf_datasets.load_dataset(self.hub, config, split=split))
+
+
+def open_source(dataset: Dataset, output_dir: Path) -> Source:
+    """Find a dataset's splits; raises DataError when a file or split is missing."""
+    if dataset.task and not dataset.path:
+        return Source(dataset.name, None, dataset.task, {}, None)
+    if dataset.path is None:
+        return _generated(dataset, output_dir)
+    path = Path(dataset.path)
+    if not path.exists():
+        reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
+        return Source(dataset.name, reader, dataset.task or reader.task, {}, dataset.path, dataset.answer)
+    format_name, columns, files = dataset.format or _guess_format(path), dict(dataset.columns), _split_files(path)
+    if format_name == "dataset_info":
+        format_name, columns, files = _dataset_info(path, dataset)
+    reader = _format(format_name, columns)
+    task = dataset.task or reader.task
+    if format_name == DEFAULT_FORMAT and not columns and not dataset.dev_share and "test" in files:
+        return Source(dataset.name, reader, task, files, None, dataset.answer)
+    written = _write_normalised(dataset, reader, files, output_dir)
+    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), task, written, None, dataset.answer)
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield (line number from 0, object) of a JSON Lines file, or of a JSON file that holds one list.
+
+    Raises DataError naming file and line.
+    """
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise DataError(f"{path}: expected JSON, got {error}.") from error
+        if not isinstance(content, list):
+            raise DataError(f"{path}: expected a JSON list of objects, got {type(content).__name__}.")
+        rows: Iterable[tuple[int, Any]] = enumerate(content)
+        yield from ((number, _object(row, path, number)) for number, row in rows)
+        return
+    with path.open(encoding="utf-8-sig") as file:
+        for number, text in enumerate(file):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}:{number + 1}: expected one JSON object per line, got {error}.") from error
+            yield number, _object(row, path, number)
+
+
+def _object(row: Any, path: Path, number: int) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{path}:{number + 1}: expected a JSON object, got {type(row).__name__}.")
+    return row
+
+
+def _format(name: str, columns: Mapping[str, str]) -> DatasetFormat:
+    plugin = catalog.plugin("datasets", name)
+    try:
+        return plugin(**columns)  # type: ignore[no-any-return]
+    except TypeError as error:
+        known = ", ".join(plugin.__dataclass_fields__)
+        raise DataError(f"format {name!r} has the columns {known}; got {', '.join(columns)}.") from error
+
+
+def _generated(dataset: Dataset, output_dir: Path) -> Source:
+    """Write a dataset that this package generates (once) and return it."""
+    module = catalog.load("datasets", dataset.format or dataset.name)
+    if not hasattr(module, "write"):
+        raise DataError(f"dataset {dataset.name!r} needs a `path:`: a hub id, a folder or a .jsonl file.")
+    folder = output_dir / FOLDER / dataset.name
+    module.write(folder)
+    files = {split: folder / f"{split}.jsonl" for split in ("train", "dev", "test")}
+    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), "gsm8k", files, None)
+
+
+def _guess_format(path: Path) -> str:
+    if path.is_dir() and (path / "dataset_info.json").is_file() and not (path / "train.jsonl").is_file():
+        return "dataset_info"
+    return DEFAULT_FORMAT
+
+
+def _split_files(path: Path) -> dict[str, Path]:
+    if path.is_file():
+        return {"train": path}
+    files = {
+        split: file
+        for split in ("train", "dev", "test")
+        for suffix in (".json", ".jsonl")
+        if (file := path / f"{split}{suffix}").is_file()
+    }
+    if not files and not (path / "dataset_info.json").is_file():
+        raise DataError(f"{path}: expected train.jsonl and test.jsonl in this folder, found neither.")
+    return files
+
+
+def _dataset_info(path: Path, dataset: Dataset) -> tuple[str, dict[str, str], dict[str, Path]]:
+    """Read LLaMA-Factory's dataset_info.json: which file, which format, which columns."""
+    folder = path if path.is_dir() else path.parent
+    file = folder / "dataset_info.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: expected LLaMA-Factory's dataset_info.json, got {error}.") from error
+    entry = known.get(dataset.name)
+    if not isinstance(entry, dict) or "file_name" not in entry:
+        have = ", ".join(sorted(known)) or "none"
+        raise DataError(f"{file}: expected an entry {dataset.name!r} with `file_name`, it has: {have}.")
+    format_name = str(entry.get("formatting", "alpaca"))
+    columns = dict(entry.get("columns") or {}) | dict(entry.get("tags") or {} if format_name == "sharegpt" else {})
+    accepted = catalog.plugin("datasets", format_name).__dataclass_fields__
+    data = folder / entry["file_name"]
+    if not data.is_file():
+        raise DataError(f"{file}: entry {dataset.name!r} names {entry['file_name']!r}, which is not in this folder.")
+    return format_name, {key: value for key, value in columns.items() if key in accepted}, {"train": data}
+
+
+def _write_normalised(
+    dataset: Dataset, reader: DatasetFormat, files: dict[str, Path], output_dir: Path
+) -> dict[str, Path]:
+    """Write question/answer lines (and the extracted final answer) for every split, splitting off a part if asked."""
+    splits = {
+        split: [reader.example(line, f"{dataset.name}/{split}/{number}") for number, line in read_jsonl(path)]
+        for split, path in files.items()
+    }
+    if dataset.dev_share:
+        train = splits["train"]
+        held_out = {example.id for example in train if _draw(example.question) < dataset.dev_share}
+        splits = {
+            "train": [example for example in train if example.id not in held_out],
+            "test": [example for example in train if example.id in held_out],
+        }
+    elif "test" not in splits:
+        splits["test"] = splits.pop("dev") if "dev" in splits else splits.pop("train")
+    texts = {split: "".join(_line(example, dataset.answer) for example in rows) for split, rows in splits.items()}
+    for split, content in texts.items():
+        if not content:
+            raise DataError(
+                f"dataset {dataset.name!r}: split {split!r} is empty. Give more lines or another dev_share."
+            )
+    digest = hashlib.sha256("\0".join(texts[split] for split in sorted(texts)).encode()).hexdigest()[:12]
+    folder = output_dir / FOLDER / f"{dataset.name}-{digest}"
+    written = {split: folder / f"{split}.jsonl" for split in texts}
+    for split, path in written.items():
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(path, texts[split])
+    return written
+
+
+def _line(example: Example, answer: str | None) -> str:
+    final = example.answer
+    if answer is not None:
+        match = re.search(answer, example.answer)
+        if match is None:
+            raise DataError(
+                f"{example.id}: expected the answer pattern {answer!r} in the gold answer, got "
+                f"{example.answer[-60:]!r}. Change `answer:` or the line."
+            )
+        final = match.group(1)
+    fields = {"question": example.question, "answer": example.answer, "final": final}
+    return json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+def _draw(question: str) -> float:
+    """Return a number in [0, 1) that depends on the question alone, so that adding rows never moves one across splits."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64

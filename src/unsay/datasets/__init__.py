@@ -1,0 +1,57 @@
+"""One file per dataset format: how one line becomes a question and its gold answer.
+
+The contract: a module `datasets/<name>.py` holds one frozen dataclass whose fields are the column names (a user's
+`columns:` overrides them), with
+
+    task: ClassVar[str | None]     the lm-eval task that defines prompts and answer extraction; None asks the question
+                                   as it stands
+    example(line, id) -> Example   raises DataError when the line does not fit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from unsay.errors import DataError
+from unsay.records import Example
+
+
+class DatasetFormat(Protocol):
+    """What every module of this folder provides."""
+
+    task: ClassVar[str | None]
+
+    def example(self, line: Mapping[str, Any], id: str) -> Example:
+        """Read one line; `id` names it in messages and training rows."""
+        ...
+
+
+def text(line: Mapping[str, Any], column: str, id: str) -> str:
+    """Return a column that must hold non-empty text; raises DataError naming the columns found."""
+    value = line.get(column)
+    if not isinstance(value, str) or not value.strip():
+        found = ", ".join(sorted(map(str, line))) or "none"
+        raise DataError(
+            f"{id}: expected text in column {column!r}, got {type(value).__name__}; columns here: {found}. "
+            "Name the right one under `columns:`."
+        )
+    return value
+
+
+def one_exchange(messages: Any, id: str, *, role: str, content: str, names: Mapping[str, str]) -> tuple[str, str]:
+    """Return (question, answer) of a conversation with one user turn and one assistant turn.
+
+    A system message is put before the question. `names` maps the data's role names to system / user / assistant.
+    """
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        raise DataError(f"{id}: expected a list of messages, got {type(messages).__name__}.")
+    turns: list[tuple[str | None, str]] = [(names.get(str(m.get(role))), str(m.get(content) or "")) for m in messages]
+    system = [said for who, said in turns if who == "system"]
+    rest = [(who, said) for who, said in turns if who != "system"]
+    if [who for who, _ in rest] != ["user", "assistant"] or not all(said.strip() for _, said in rest):
+        raise DataError(
+            f"{id}: expected one user message and one assistant message, got {[m.get(role) for m in messages]}. "
+            "Split longer conversations into single questions."
+        )
+    return "\n\n".join([*system, rest[0][1]]), rest[1][1]

@@ -1,0 +1,190 @@
+"""One answer while it is being written: its trace, its survivors, its budgets and what it must not repeat.
+
+A sequence changes through two verbs: `append` records a sampled token, `rewind` forgets retracted ones. It knows
+nothing about tensors or the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from unsay.records import Key
+from unsay.settings import Decode
+from unsay.undo import Resolution, UndoStack, UndoTable, resolve
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to answer. `seed` seeds this answer alone, so that it does not depend on its neighbours."""
+
+    key: Key
+    prompt_ids: tuple[int, ...]
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished answer. `visible` is the text of the survivors, cut before a stop string."""
+
+    request: Request
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    visible_ids: tuple[int, ...]
+    visible: str
+    finish_reason: str
+    resolution: Resolution
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every sequence of one run shares."""
+
+    decode: Decode
+    table: UndoTable
+    end_ids: frozenset[int]
+    text_of: Callable[[Sequence[int]], str]
+    max_context: int
+
+
+@dataclass
+class Ban:
+    """After `path` was written again below its node, `token` must not follow once more."""
+
+    path: tuple[int, ...]
+    token: int
+
+
+@dataclass
+class WritingSequence:
+    """The state of one answer. `context` is what the model has been, or must be, fed."""
+
+    request: Request
+    rules: Rules
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str | None = None
+    needs_prefill: bool = True
+
+    def __post_init__(self) -> None:
+        self.stack = UndoStack(self.rules.table)
+        self.context: list[int] = list(self.request.prompt_ids)
+        self._bans: dict[int, list[Ban]] = {}  # stack height -> bans that live on that node
+        self._visits: dict[int, int] = {}  # stack height -> rewinds to that node
+        self._survivor_logprobs: list[float] = []
+        self._in_undo_run = False
+        self._num_undos = 0
+        self._stop_window = 4 * max((len(stop) for stop in self.request.stop), default=0) + 8
+        if len(self.context) >= self.rules.max_context:
+            self.finish_reason = "max_context"
+
+    @property
+    def rewinds(self) -> bool:
+        return self.rules.decode.undo_context == "rewind"
+
+    def banned(self) -> set[int]:
+        """Return the ids that must not be sampled next: undos with nothing to pop, and what was just taken back."""
+        banned: set[int] = set()
+        if self.rules.decode.undo == "ban" or not self.stack.survivors:
+            banned.update(self.rules.table.actions)
+        if self._in_undo_run:
+            return banned  # the run of undos may go on; what follows it is chosen after the rewind
+        survivors = self.stack.survivors
+        for height, bans in self._bans.items():
+            below = tuple(survivors[height:])
+            banned.update(ban.token for ban in bans if ban.path == below)
+        return banned
+
+    def wants_rewind(self, token: int) -> bool:
+        """Say whether `token` ends a run of undos, so that it must be chosen again from the survivors' context."""
+        return self._in_undo_run and not self.rules.table.is_control(token)
+
+    def append(self, token: int, logprob: float) -> None:
+        """Record a sampled token; afterwards `finish_reason` is set if the answer ended."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        self.context.append(token)
+        if token in self.rules.end_ids:
+            self.finish_reason = "eos"
+            return
+        if self.rules.table.is_control(token):
+            self._retract(token)
+        else:
+            self.stack.push(token)
+            self._survivor_logprobs.append(logprob)
+            if self._at_stop():
+                self.finish_reason = "stop"
+                return
+        self.finish_reason = self._budget()
+
+    def rewind(self) -> None:
+        """Forget what was taken back: from here on the model has seen the prompt and the survivors only."""
+        self.context = [*self.request.prompt_ids, *self.stack.survivors]
+        self._in_undo_run = False
+        self.needs_prefill = True
+        height = len(self.stack.survivors)
+        self._visits[height] = self._visits.get(height, 0) + 1
+        if self._visits[height] > self.rules.decode.max_visits:
+            self.finish_reason = "max_visits"
+
+    def finished(self) -> Finished:
+        """Return the finished answer; raises ValueError while it is still being written."""
+        if self.finish_reason is None:
+            raise ValueError("the sequence is still being written")
+        resolution = resolve(self.ids, self.rules.table, self.rules.end_ids)
+        survivors = list(resolution.visible_ids)
+        visible = self.rules.text_of(survivors)
+        cut = min((at for stop in self.request.stop if (at := visible.find(stop)) >= 0), default=None)
+        if cut is not None:
+            visible = visible[:cut]
+            while survivors and len(self.rules.text_of(survivors)) > cut:
+                survivors.pop()
+        return Finished(
+            self.request,
+            tuple(self.ids),
+            tuple(self.logprobs),
+            tuple(survivors),
+            visible,
+            self.finish_reason,
+            resolution,
+        )
+
+    def _retract(self, token: int) -> None:
+        self._num_undos += 1
+        before = list(self.stack.survivors)
+        self.stack.push(token)
+        height = len(self.stack.survivors)
+        removed = before[height:]
+        if not removed:
+            return
+        removed_logprobs = self._survivor_logprobs[height:]
+        del self._survivor_logprobs[height:]
+        if not self.rewinds:
+            return
+        self._in_undo_run = True
+        # Bans and visit counts live on the stack node and die with it.
+        self._bans = {at: bans for at, bans in self._bans.items() if at <= height}
+        self._visits = {at: count for at, count in self._visits.items() if at <= height}
+        # A retracted line usually begins right: ban its least certain token where it stood, not its first one.
+        worst = min(range(len(removed)), key=removed_logprobs.__getitem__)
+        self._bans.setdefault(height, []).append(Ban(tuple(removed[:worst]), removed[worst]))
+
+    def _at_stop(self) -> bool:
+        if not self.request.stop:
+            return False
+        # A match must involve the newest token, so the text of the last few tokens is enough to find it.
+        tail = self.rules.text_of(self.stack.survivors[-self._stop_window :])
+        return any(stop in tail for stop in self.request.stop)
+
+    def _budget(self) -> str | None:
+        decode = self.rules.decode
+        if len(self.ids) >= decode.max_new_tokens:
+            return "max_steps"
+        if decode.max_survivors is not None and len(self.stack.survivors) >= decode.max_survivors:
+            return "max_survivors"
+        if decode.max_undos is not None and self._num_undos >= decode.max_undos:
+            return "max_undos"
+        if len(self.context) >= self.rules.max_context:
+            return "max_context"
+        return None

@@ -1,0 +1,362 @@
+"""One evaluation, from a dataset to files: prompts and scoring are lm-eval's, decoding and the other metrics ours.
+
+Every finished answer is appended to traces.jsonl at once; when an evaluation starts again, answers whose key, prompt
+and settings agree are taken from there and only the rest is generated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unsay import engine, identity, metrics
+from unsay.data.source import Source
+from unsay.errors import EvaluationError
+from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
+from unsay.evaluate.lm_eval_tasks import task_config
+from unsay.evaluate.setup import Opened
+from unsay.job import Job, Report, Result
+from unsay.metrics.exact_match import ExactMatch
+from unsay.prompts import Prompter
+from unsay.records import BUDGET_REASONS, MetricValue, Prompt, Sample, Trace
+from unsay.settings import Decode, Prompting
+from unsay.store import layout, read, write
+from unsay.undo import UndoTable
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate and where the results go. `weights` is the hash of what the model computes with."""
+
+    source: Source
+    prompting: Prompting
+    decode: Decode
+    prompter: Prompter
+    table: UndoTable
+    weights: str
+    model_name: str
+    seed: int
+    folder: Path
+    limit: int | None = None
+    batch_size: int = 32
+
+
+def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Result:
+    """Evaluate an opened model with a job's settings: the last stage of every method."""
+    report({"event": "stage", "stage": "evaluate"})
+    settings = job.experiment.settings
+    opened.check_context(settings.decode)
+    evaluation = Evaluation(
+        source=source,
+        prompting=settings.prompting,
+        decode=settings.decode,
+        prompter=opened.prompter,
+        table=opened.table,
+        weights=opened.weights,
+        model_name=job.experiment.model.name,
+        seed=job.experiment.seed,
+        folder=job.result_folder,
+        limit=job.limit,
+        batch_size=job.batch_size,
+    )
+    result = evaluate(
+        evaluation,
+        opened.load,
+        lambda done, total: report({"event": "progress", "stage": "evaluate", "done": done, "total": total}),
+    )
+    return replace(result, facts=result.facts | opened.facts)
+
+
+def evaluate(evaluation: Evaluation, load_model: Callable[[], Any], progress: Progress) -> Result:
+    """Generate what is missing, score everything, write every result file.
+
+    `load_model` is called only when an answer has to be generated. Raises EvaluationError when lm-eval's exact match
+    and ours differ on any item.
+    """
+    answers = Answers(evaluation, load_model, progress)
+    config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
+    results = _run_lm_eval(evaluation, config, answers)
+    task = str(config["task"])
+    lines = results["samples"][task]
+    total = int(results["n-samples"][task]["original"])
+    samples = _samples(lines, answers.traces)
+    scores = metrics.score(samples, metrics=_metrics(config))
+    _check_exact_match(lines, scores.items)
+    files = _write_lm_eval_files(results, evaluation.folder)
+    write.write_bytes(
+        evaluation.folder / layout.PREDICTIONS,
+        b"".join(
+            _json_line({"prompt": prompt.text, "predict": sample.predict, "label": sample.label})
+            for prompt, sample in zip(answers.prompts, samples, strict=True)
+        ),
+    )
+    _write_metrics(evaluation.folder / layout.METRICS, scores.summary, len(samples))
+    return Result(
+        hashes={"eval": answers.eval_hash},
+        items=total,
+        files=files | {"predictions": layout.PREDICTIONS, "metrics": layout.METRICS, "traces": layout.TRACES},
+        facts={
+            "task": task,
+            "scored": len(samples),
+            "prompt_0": answers.prompts[0].text,
+            "prompts_cut": sum(prompt.cut > 0 for prompt in answers.prompts),
+            "answers_cut": sum(trace.finish_reason in BUDGET_REASONS for trace in answers.traces),
+            "undo_table": evaluation.table.to_json(),
+        },
+        warnings=_warnings(answers),
+    )
+
+
+class Answers:
+    """The answers to one evaluation's prompts: what is on disk already, and the rest from the model."""
+
+    def __init__(self, evaluation: Evaluation, load_model: Callable[[], Any], progress: Progress) -> None:
+        self._evaluation = evaluation
+        self._load_model = load_model
+        self._progress = progress
+        self.prompts: list[Prompt] = []
+        self.traces: list[Trace] = []
+        self.eval_hash = ""
+
+    def __call__(self, items: Sequence[PromptItem]) -> list[str]:
+        """Return the visible text of every answer, in the order of `items`."""
+        evaluation = self._evaluation
+        self.prompts = [self._prompt(item) for item in items]
+        self.eval_hash = identity.eval_hash(
+            weights=evaluation.weights,
+            template=evaluation.prompter.template or "",
+            prompts=[prompt.sha256 for prompt in self.prompts],
+            prompting=evaluation.prompting,
+            decode=evaluation.decode,
+            undo_table=evaluation.table.sha256(),
+            seed=evaluation.seed,
+        )
+        done = self._resume()
+        write.write_bytes(
+            evaluation.folder / layout.PROMPTS, b"".join(write.seal(prompt.to_json()) for prompt in self.prompts)
+        )
+        missing = [(item, prompt) for item, prompt in zip(items, self.prompts, strict=True) if prompt.key not in done]
+        self._progress(len(items) - len(missing), len(items))
+        if missing:
+            self._generate(missing, done, len(items))
+        self.traces = [done[prompt.key] for prompt in self.prompts]
+        return [trace.visible for trace in self.traces]
+
+    def _prompt(self, item: PromptItem) -> Prompt:
+        ids, cut = item.prompt.ids, 0
+        room = self._evaluation.prompter.max_length - self._evaluation.decode.max_new_tokens
+        if len(ids) > room > 0:  # like lm-eval's own model: drop the beginning, and say so
+            cut = len(ids) - room
+            ids = ids[cut:]
+        return Prompt(
+            key=item.key,
+            text=item.prompt.text,
+            ids=tuple(ids),
+            pieces=tuple(self._evaluation.prompter.pieces(ids)),
+            sha256=identity.sha256_of(list(ids)),
+            cut=cut,
+        )
+
+    def _resume(self) -> dict[Any, Trace]:
+        """Return the finished answers that still hold; traces of other prompts or settings are moved aside."""
+        folder = self._evaluation.folder
+        wanted = {prompt.key: prompt.sha256 for prompt in self.prompts}
+        found = list(read.traces(folder))
+        stale = [trace for trace in found if trace.eval_hash != self.eval_hash]
+        if stale:
+            write.supersede(folder, [layout.TRACES, layout.PROMPTS], stale[0].eval_hash)
+            return {}
+        return {trace.key: trace for trace in found if wanted.get(trace.key) == trace.prompt_sha256}
+
+    def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Any, Trace], total: int) -> None:
+        evaluation = self._evaluation
+        model = self._load_model()
+        seeds = {prompt.key: _seed(evaluation.seed, prompt) for _, prompt in missing}
+        hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
+        requests = [engine.Request(prompt.key, prompt.ids, seeds[prompt.key], item.stop) for item, prompt in missing]
+        options = engine.Options(
+            decode=evaluation.decode,
+            table=evaluation.table,
+            end_ids=frozenset(evaluation.prompter.end_ids),
+            text_of=evaluation.prompter.visible_text,
+            pad_id=evaluation.prompter.end_id,
+            batch_size=evaluation.batch_size,
+        )
+        with write.Journal(evaluation.folder / layout.TRACES) as journal:
+            for finished in engine.generate(model, requests, options):
+                key = finished.request.key
+                trace = Trace(
+                    key=key,
+                    prompt_sha256=hashes[key],
+                    eval_hash=self.eval_hash,
+                    seed=seeds[key],
+                    ids=finished.ids,
+                    pieces=tuple(evaluation.prompter.pieces(finished.ids)),
+                    visible_ids=finished.visible_ids,
+                    visible=finished.visible,
+                    finish_reason=finished.finish_reason,
+                    counts=finished.resolution.counts,
+                    logprobs=finished.logprobs,
+                )
+                journal.append(trace.to_json())
+                done[key] = trace
+                self._progress(len(done), total)
+
+
+def _seed(seed: int, prompt: Prompt) -> int:
+    """Return the seed of one answer: a function of the run's seed and the item, never of its place in a batch."""
+    digest = hashlib.sha256(f"{seed}|{prompt.key.to_json()}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _run_lm_eval(evaluation: Evaluation, config: dict[str, Any], answers: Answers) -> dict[str, Any]:
+    import lm_eval
+    import lm_eval.models  # noqa: F401  (registers lm-eval's own models before anything asks its registry)
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    thinking = evaluation.prompting.enable_thinking
+    chat = evaluation.prompting.apply_chat_template and evaluation.prompter.template is not None
+    results = lm_eval.simple_evaluate(
+        model=UnsayLM(evaluation.prompter, answers, enable_thinking=thinking),
+        model_args={"pretrained": evaluation.model_name},
+        tasks=[config],
+        limit=evaluation.limit,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=evaluation.prompting.fewshot_as_multiturn,
+        task_manager=TaskManager(include_defaults=False),
+        random_seed=evaluation.seed,
+        numpy_random_seed=evaluation.prompting.fewshot_seed,
+        torch_random_seed=evaluation.seed,
+        fewshot_random_seed=evaluation.prompting.fewshot_seed,
+        bootstrap_iters=100_000,
+    )
+    if results is None or "samples" not in results:
+        raise EvaluationError("lm-eval returned no samples. Expected one process; unset RANK and LOCAL_RANK.")
+    full: dict[str, Any] = dict(results)
+    full["config"] = dict(full["config"]) | {"model": "unsay", "batch_size": evaluation.batch_size}
+    full["chat_template"] = evaluation.prompter.template if chat else None
+    full["fewshot_as_multiturn"] = evaluation.prompting.fewshot_as_multiturn
+    return full
+
+
+def _write_lm_eval_files(results: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Let lm-eval write its own files into a temporary folder, check them, and move them in.
+
+    lm-eval's tracker logs a failed write and goes on, so nothing is trusted before it was read back.
+    """
+    from lm_eval.loggers import EvaluationTracker
+
+    chat_template = results.pop("chat_template")
+    multiturn = results.pop("fewshot_as_multiturn")
+    samples = results.pop("samples")
+    with tempfile.TemporaryDirectory(prefix=layout.TEMPORARY_PREFIX, dir=folder) as temporary:
+        tracker = EvaluationTracker(output_path=str(Path(temporary) / "results.json"))
+        tracker.general_config_tracker.log_experiment_args(
+            model_source="unsay",
+            model_args=results["config"]["model_args"],
+            system_instruction=None,
+            chat_template=chat_template,
+            fewshot_as_multiturn=multiturn,
+        )
+        tracker.save_results_aggregated(results=results, samples=samples)
+        for task, lines in samples.items():
+            tracker.save_results_samples(task_name=task, samples=lines)
+        written = sorted(Path(temporary).iterdir())
+        names = [path.name for path in written]
+        if len(names) != 1 + len(samples) or any(not path.stat().st_size for path in written):
+            raise EvaluationError(
+                f"lm-eval could not write its results (it wrote {names or 'nothing'}). Check the free space of {folder}."
+            )
+        earlier = [path.name for path in folder.iterdir() if path.name.startswith(("results_", "samples_"))]
+        write.supersede(folder, earlier, "unfinished")
+        for path in written:
+            write.write_bytes(folder / path.name, path.read_bytes())
+    return {
+        "results": next(name for name in names if name.startswith("results_")),
+        "samples": next(name for name in names if name.startswith("samples_")),
+    }
+
+
+def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sample]:
+    """Return one sample per document in document order; lm-eval logs one line per filter and document."""
+    by_document = {trace.key.doc_id: trace for trace in reversed(traces)}
+    seen: dict[int, Sample] = {}
+    for line in lines:
+        document = int(line["doc_id"])
+        if document in seen:
+            continue
+        doc, trace = line["doc"], by_document[document]
+        seen[document] = Sample(
+            key=str(document),
+            question=str(doc.get("question", "")),
+            label=str(doc.get("answer", line["target"])),
+            predict=trace.visible,
+            finish_reason=trace.finish_reason,
+            counts=trace.counts,
+        )
+    return [seen[document] for document in sorted(seen)]
+
+
+def _metrics(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics whose options the task decides: its extraction patterns are lm-eval's own."""
+    patterns = {
+        item["name"]: step["regex_pattern"]
+        for item in config.get("filter_list") or []
+        for step in item["filter"]
+        if step["function"] == "regex"
+    }
+    exact = next((m for m in config.get("metric_list") or [] if m["metric"] == "exact_match"), {})
+    return {
+        "exact_match": replace(
+            ExactMatch(),
+            strict=patterns.get("strict-match"),
+            flexible=patterns.get("flexible-extract"),
+            ignored=tuple(exact.get("regexes_to_ignore", ())),
+        )
+    }
+
+
+def _check_exact_match(lines: list[dict[str, Any]], items: dict[str, list[float | None]]) -> None:
+    """Fail loudly when lm-eval's exact match and ours disagree on any item."""
+    names = {"strict-match": "exact_match_strict", "flexible-extract": "exact_match_flexible"}
+    position = {document: at for at, document in enumerate(sorted({int(line["doc_id"]) for line in lines}))}
+    for line in lines:
+        name = names.get(line["filter"])
+        if name is None or "exact_match" not in line or name not in items:
+            continue
+        ours = items[name][position[int(line["doc_id"])]]
+        if ours is not None and ours != 100.0 * float(line["exact_match"]):
+            raise EvaluationError(
+                f"document {line['doc_id']}: lm-eval scores {line['filter']} {line['exact_match']}, we score {ours / 100}"
+                ". Expected the same; the numbers are not written. Please report the sample's text."
+            )
+
+
+def _json_line(obj: dict[str, str]) -> bytes:
+    return (json.dumps(obj, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _write_metrics(path: Path, summary: dict[str, MetricValue], n: int) -> None:
+    write.write_json(path, {"schema": 1, "n": n, "metrics": {name: value.to_json() for name, value in summary.items()}})
+
+
+def _warnings(answers: Answers) -> tuple[str, ...]:
+    """Say what a reader of the numbers should know: cut answers and cut prompts above one in a hundred."""
+    warnings = []
+    n = len(answers.prompts)
+    cut = sum(trace.finish_reason in BUDGET_REASONS for trace in answers.traces)
+    if cut > 0.01 * n:
+        warnings.append(f"{cut} of {n} answers were cut by a limit before the model ended them")
+    shortened = sum(prompt.cut > 0 for prompt in answers.prompts)
+    if shortened > 0.01 * n:
+        warnings.append(f"{shortened} of {n} prompts were longer than the model's context and lost their beginning")
+    return tuple(warnings)

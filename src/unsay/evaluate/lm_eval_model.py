@@ -1,0 +1,87 @@
+"""Our decoding as an lm-eval model: prompts are rendered and encoded here, answers come from the caller.
+
+lm-eval hands over rendered text; what the user wrote inside it must not become a control token, so the messages
+behind every rendered chat prompt are remembered until its ids are made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from unsay.errors import EvaluationError
+from unsay.prompts import Encoded, Prompter
+from unsay.records import Key
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """One generation request of lm-eval, encoded."""
+
+    key: Key
+    prompt: Encoded
+    stop: tuple[str, ...]
+
+
+Respond = Callable[[Sequence[PromptItem]], Sequence[str]]
+
+
+class UnsayLM(LM):  # type: ignore[misc]
+    """An lm-eval model that encodes prompts and asks `respond` for all answers at once, in lm-eval's order."""
+
+    def __init__(self, prompter: Prompter, respond: Respond, *, enable_thinking: bool = False) -> None:
+        super().__init__()
+        self.prompter = prompter
+        self.tokenizer = prompter.tokenizer  # lm-eval records facts about it in the results file
+        self._respond = respond
+        self._enable_thinking = enable_thinking
+        self._messages: dict[str, list[dict[str, str]]] = {}
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self.prompter.template if chat_template else ""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text = self.prompter.render(
+            chat_history, add_generation_prompt=add_generation_prompt, enable_thinking=self._enable_thinking
+        )
+        self._messages[text] = [dict(message) for message in chat_history]
+        return text
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        repeats: Counter[tuple[str, int, int]] = Counter()
+        items: list[PromptItem] = []
+        for request in requests:
+            text, generation = request.args
+            place = (str(request.task_name), int(request.doc_id or 0), int(request.idx))
+            items.append(PromptItem(Key(*place, repeats[place]), self._encode(text), _stops(generation)))
+            repeats[place] += 1
+        return list(self._respond(items))
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise EvaluationError(_GENERATES_ONLY)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise EvaluationError(_GENERATES_ONLY)
+
+    def _encode(self, text: str) -> Encoded:
+        messages = self._messages.get(text)
+        if messages is None:
+            return self.prompter.encode_plain(text)
+        return self.prompter.encode_chat(messages, enable_thinking=self._enable_thinking)
+
+
+_GENERATES_ONLY = "this model answers generation requests only. Choose a task whose output_type is generate_until."
+
+
+def _stops(generation: dict[str, Any]) -> tuple[str, ...]:
+    until = generation.get("until") or []
+    return tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop)

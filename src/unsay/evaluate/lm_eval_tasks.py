@@ -1,0 +1,143 @@
+"""How a dataset becomes an lm-eval task: one full configuration, given as a dict, never found in an index.
+
+lm-eval's default task manager reads every YAML file it ships (tens of seconds); here the one file that defines the
+task is found by name, loaded with lm-eval's own loader and pointed at local data where the data is local.
+
+    task = task_config(source, prompting, decode)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unsay.data.source import Source
+from unsay.errors import EvaluationError
+from unsay.records import Example
+from unsay.settings import Decode, Prompting
+
+FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+"""lm-eval's pattern for the last number of an answer (its gsm8k task, `flexible-extract`)."""
+
+
+def task_config(source: Source, prompting: Prompting, decode: Decode) -> dict[str, Any]:
+    """Return the full lm-eval configuration of a dataset's evaluation, budget and shots included."""
+    config = load_task(source.task) if source.task else plain_task(source)
+    if source.files:
+        config |= {
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {split: str(path) for split, path in source.files.items()}},
+        }
+        if "train" not in source.files:  # shots come from the split that is scored, lm-eval skips the item itself
+            config |= {"training_split": None, "fewshot_split": "test"}
+    config["num_fewshot"] = prompting.num_fewshot
+    generation = dict(config.get("generation_kwargs") or {})
+    generation["max_gen_toks"] = decode.max_new_tokens
+    if decode.stop is not None:
+        generation["until"] = list(decode.stop)
+    if decode.do_sample:
+        generation |= {"do_sample": True, "temperature": decode.temperature, "top_p": decode.top_p}
+        if decode.top_k:
+            generation["top_k"] = decode.top_k
+    else:
+        generation |= {"do_sample": False, "temperature": 0.0}
+    config["generation_kwargs"] = generation
+    return config
+
+
+def load_task(name: str) -> dict[str, Any]:
+    """Load lm-eval's own configuration of a task, includes resolved.
+
+    Raises EvaluationError when the installed lm-eval has no such task, or it is a group, or generates no text.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = _find(name)
+    config = dict(load_yaml(path, resolve_func=True))
+    if config.get("output_type") != "generate_until":
+        raise EvaluationError(
+            f"task {name!r} scores {config.get('output_type')!r}; expected a task that generates text "
+            "(output_type: generate_until). Choose another task."
+        )
+    return config
+
+
+def plain_task(source: Source) -> dict[str, Any]:
+    """Return the configuration for data of the user's own: question in, answer out.
+
+    With an `answer:` pattern its first group is extracted from answer and reference alike (strict), and the last
+    number of the answer is the flexible reading; without one the whole text has to match.
+    """
+    filters: list[dict[str, Any]] = [{"name": "strict-match", "filter": [{"function": "take_first"}]}]
+    if source.answer is not None:
+        filters = [
+            {
+                "name": "strict-match",
+                "filter": [
+                    {"function": "regex", "regex_pattern": source.answer},
+                    {"function": "take_first"},
+                ],
+            },
+            {
+                "name": "flexible-extract",
+                "filter": [
+                    {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE},
+                    {"function": "take_first"},
+                ],
+            },
+        ]
+    return {
+        "task": re.sub(r"[^A-Za-z0-9_-]", "_", source.name),
+        "output_type": "generate_until",
+        "training_split": "train",
+        "fewshot_split": "train",
+        "test_split": "test",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{final}}",
+        "fewshot_config": {"sampler": "default", "doc_to_target": "{{answer}}"},
+        "metric_list": [
+            {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
+        ],
+        "filter_list": filters,
+        "generation_kwargs": {"until": [], "do_sample": False},
+        "metadata": {"version": 1.0},
+    }
+
+
+def _find(name: str) -> Path:
+    import lm_eval.tasks
+
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    root = Path(lm_eval.tasks.__file__).parent
+    header = re.compile(rf"^task:\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
+    # A task usually lives in the folder of its name; only when it does not, every file is read.
+    for pattern in (f"{name}/*.yaml", f"{name.split('_')[0]}/**/*.yaml", "**/*.yaml"):
+        for path in sorted(root.glob(pattern)):
+            if header.search(path.read_text(encoding="utf-8")):
+                return path
+    raise EvaluationError(
+        f"lm-eval has no task {name!r}. Expected the name of one of its tasks; list them with `lm_eval ls tasks`."
+    )
+
+
+def question_prompts(source: Source) -> Callable[[Sequence[Example]], list[str]]:
+    """Return a function from training examples to the user turn that evaluation would show for them, zero-shot.
+
+    It is the task's own doc_to_text, rendered by lm-eval, so that training and evaluation cannot drift apart.
+    """
+    from lm_eval.utils import apply_template
+
+    config = load_task(source.task) if source.task else plain_task(source)
+    template = config["doc_to_text"]
+
+    def prompts(examples: Sequence[Example]) -> list[str]:
+        docs = [{"question": example.question, "answer": example.answer} for example in examples]
+        if callable(template):
+            return [str(template(doc)) for doc in docs]
+        return [str(doc[template]) if template in doc else str(apply_template(template, doc)) for doc in docs]
+
+    return prompts

@@ -1,0 +1,118 @@
+"""Open a model for evaluation or training: tokenizer, prompts, undo table, and a way to load the weights when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unsay import identity, loading
+from unsay.config import Model
+from unsay.errors import EvaluationError
+from unsay.models import family_of
+from unsay.prompts import Prompter
+from unsay.settings import Decode, UndoData
+from unsay.undo import UndoTable
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to be used. `weights` identifies what it computes with, whatever adapter it carries included."""
+
+    tokenizer: Any
+    prompter: Prompter
+    table: UndoTable
+    weights: str
+    tokenizer_hash: str
+    device: str
+    load: Callable[[], Any]
+    context: str | None = None
+    """The undo context the adapter or the weights were trained with; None where nothing says."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def check_context(self, decode: Decode) -> None:
+        """Refuse to decode in another context mode than was trained, unless the settings were meant that way."""
+        if self.table and self.context is not None and decode.undo_context != self.context:
+            self.facts["context_mismatch"] = f"trained with {self.context}, decoded with {decode.undo_context}"
+
+
+def open_model(
+    model: Model,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    adapter: Path | None = None,
+    undo: UndoData | None = None,
+    weights: str | None = None,
+) -> Opened:
+    """Open a model; with `undo` settings its tokenizer gets the control tokens that training needs.
+
+    `adapter` is a training's folder; the model's own adapter is used otherwise. `weights` overrides the identity of
+    the weights (a training is identified by its inputs). Raises ModelError.
+    """
+    adapter = adapter or (Path(model.adapter) if model.adapter else None)
+    config = loading.load_config(model.path, model.revision, model.trust_remote_code)
+    tokenizer = loading.load_tokenizer(model.path, model.revision, model.trust_remote_code, adapter=adapter)
+    undo_file = loading.find_undo_file(model.path, model.revision, adapter)
+    table = loading.undo_table(
+        tokenizer,
+        family_of(config.model_type),
+        undo_file,
+        with_undo=undo is not None,
+        actions=("pop",) if undo is None else undo_actions(undo),
+    )
+    end_ids = loading.eos_ids(model.path, model.revision, tokenizer, model.trust_remote_code)
+    prompter = Prompter(tokenizer, model.template, table=table, end_ids=end_ids)
+    device, dtype = resolve_device(device, dtype)
+
+    def load() -> Any:
+        return loading.load_model(
+            model.path, model.revision, adapter, device, dtype, model.trust_remote_code, merge=True
+        )
+
+    commit = getattr(config, "_commit_hash", None)
+    return Opened(
+        tokenizer=tokenizer,
+        prompter=prompter,
+        table=table,
+        weights=weights or _weights(model, adapter, commit),
+        tokenizer_hash=_tokenizer_hash(model, commit),
+        device=device,
+        load=load,
+        context=None if undo_file is None else loading.read_undo_file(undo_file).context,
+        facts={"device": device, "dtype": dtype, "revision": commit},
+    )
+
+
+def resolve_device(device: str, dtype: str) -> tuple[str, str]:
+    """Turn "auto" into the device and number format there are: bfloat16 on a GPU that has it, else float32."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EvaluationError(f"device {device!r} was asked for, but torch {torch.__version__} finds no GPU here.")
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    return device, dtype
+
+
+def undo_actions(undo: UndoData) -> tuple[Any, ...]:
+    """Return the undo actions a strategy's rows use."""
+    from unsay.augment import actions_of
+
+    return tuple(actions_of(undo))
+
+
+def _weights(model: Model, adapter: Path | None, commit: str | None) -> str:
+    folder = Path(model.path)
+    base = identity.weights_fingerprint(folder) if folder.is_dir() else f"{model.path}@{commit or model.revision}"
+    return base if adapter is None else identity.sha256_of([base, identity.adapter_fingerprint(adapter)])
+
+
+def _tokenizer_hash(model: Model, commit: str | None) -> str:
+    folder = Path(model.path)
+    if folder.is_dir():
+        return identity.tokenizer_fingerprint(folder)
+    return f"{model.path}@{commit or model.revision}"

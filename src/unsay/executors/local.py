@@ -1,0 +1,58 @@
+"""Runs each experiment in a process of its own on this machine (the default)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from unsay.executors import Outcome
+from unsay.job import Job, Report
+from unsay.store import layout, write
+
+
+@dataclass(frozen=True)
+class Local:
+    """No options."""
+
+    def submit(self, job: Job, report: Report) -> _Process:
+        stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")
+        log = layout.logs(job.result_folder) / f"{stamp}.log"
+        job_file = log.with_suffix(".job.json")
+        write.write_json(job_file, job.to_json() | {"log": str(log)})
+        with log.open("ab") as log_file:
+            # The worker watches its standard input: when this process dies, it ends and takes the worker along.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "unsay.worker", str(job_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+            )
+        return _Process(process, report, log)
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A worker process and where its log is."""
+
+    process: subprocess.Popen[bytes]
+    report: Report
+    log: Path
+
+    def wait(self) -> Outcome:
+        assert self.process.stdout is not None
+        outcome: Outcome | None = None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["event"] == "end":
+                outcome = Outcome(event["status"], event["error"], self.log)
+            self.report(event)
+        code = self.process.wait()
+        return outcome or Outcome("failed", f"the worker ended with exit code {code}; its log is {self.log}", self.log)
+
+    def cancel(self) -> None:
+        self.process.send_signal(signal.SIGTERM)

@@ -1,0 +1,78 @@
+"""One experiment as a worker process gets it (what, where, on what hardware), and what a method gives back.
+
+Knows nothing about methods or about where a job runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unsay.config import Experiment, experiment_from_json, experiment_to_json
+from unsay.records import SCHEMA
+from unsay.store import layout
+
+Event = dict[str, Any]
+"""What a worker reports: `{"event": "stage" | "progress" | "end", …}`, JSON all the way down."""
+
+Report = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment to carry out. `device`, `dtype` and `batch_size` are recorded but are not part of its identity."""
+
+    experiment: Experiment
+    output_dir: Path
+    limit: int | None = None
+    force: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 32
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's folder."""
+        return self.output_dir / self.experiment.folder
+
+    @property
+    def result_folder(self) -> Path:
+        """Where this run's evaluation goes: the experiment's folder, or its `limit_<n>` folder."""
+        return layout.limited(self.folder, self.limit)
+
+    @property
+    def train_folder(self) -> Path:
+        """The folder whose data and training are used; another experiment's when only the decoding differs."""
+        return self.output_dir / (self.experiment.train_folder or self.experiment.folder)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "experiment": experiment_to_json(self.experiment),
+            "output_dir": str(self.output_dir),
+            "limit": self.limit,
+            "force": self.force,
+            "device": self.device,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Job:
+        known = {key: item for key, item in value.items() if key != "schema"}
+        known["experiment"] = experiment_from_json(known["experiment"])
+        known["output_dir"] = Path(known["output_dir"])
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method found, for the experiment's record."""
+
+    hashes: dict[str, str]
+    items: int
+    files: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,161 @@
+"""Carry out a plan: give experiments their ids, skip what is finished, hand the rest to an executor, keep the page.
+
+Imports nothing heavy: the computing happens in the processes that executors start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from unsay import catalog
+from unsay.config import Experiment, Plan
+from unsay.errors import ConfigError
+from unsay.executors import Executor
+from unsay.identity import identity, spec
+from unsay.job import Event, Job
+from unsay.records import ExperimentRecord
+from unsay.report.markdown import write_page
+from unsay.store import layout, read, write
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, besides what the experiment file says. `executor` is the name of a file in `executors/`."""
+
+    executor: str = "local"
+    limit: int | None = None
+    force: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one experiment of a run ended. `status` is completed, skipped, failed or cancelled."""
+
+    experiment: Experiment
+    status: str
+    error: str | None = None
+    log: Path | None = None
+
+
+class Watcher(Protocol):
+    """Whoever shows the run to a person."""
+
+    def started(self, experiment: Experiment) -> None: ...
+
+    def event(self, experiment: Experiment, event: Event) -> None: ...
+
+    def ended(self, ended: Ended) -> None: ...
+
+
+def run(plan: Plan, chosen: Sequence[Experiment], options: Options, watcher: Watcher) -> list[Ended]:
+    """Carry out the chosen experiments one after another; one that fails does not stop the next.
+
+    Ctrl-C asks the running one to stop and ends the run; what is finished stays.
+    """
+    executor: Executor = catalog.plugin("executors", options.executor)()
+    experiments = _with_ids(plan, chosen)
+    outcomes: list[Ended] = []
+    for experiment in experiments:
+        job = job_of(plan, experiment, options)
+        if is_done(job):
+            ended = Ended(experiment, "skipped")
+        else:
+            watcher.started(experiment)
+            ended = _carry_out(executor, job, watcher)
+        outcomes.append(ended)
+        watcher.ended(ended)
+        write_page(plan.output_dir)
+        if ended.status == "cancelled":
+            break
+    return outcomes
+
+
+def choose(plan: Plan, ids: Sequence[str]) -> list[Experiment]:
+    """Return the experiments with these ids (or folders), all of them when none is given; raises ConfigError."""
+    if not ids:
+        return list(plan.experiments)
+    named = {name: each for each in plan.experiments for name in (each.folder, known_id(plan.output_dir, each)) if name}
+    missing = [id for id in ids if id not in named]
+    if missing:
+        raise ConfigError([catalog.unknown("experiment", id, named) for id in missing])
+    return [named[id] for id in dict.fromkeys(ids)]
+
+
+def known_id(output_dir: Path, experiment: Experiment) -> str | None:
+    """Return an experiment's id: the one in its file, else the one it was given at its first run."""
+    record = read.record(output_dir / experiment.folder)
+    return experiment.id or (record.id if record else None)
+
+
+def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
+    return Job(
+        experiment,
+        plan.output_dir,
+        limit=options.limit,
+        force=options.force,
+        device=options.device,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+    )
+
+
+def is_done(job: Job) -> bool:
+    """Say whether a finished result with this very identity is there."""
+    record = read.record(job.result_folder)
+    if job.force or record is None or record.status != "completed":
+        return False
+    return record.identity == identity(job.experiment)
+
+
+def _carry_out(executor: Executor, job: Job, watcher: Watcher) -> Ended:
+    running = executor.submit(job, lambda event: watcher.event(job.experiment, event))
+    try:
+        outcome = running.wait()
+    except KeyboardInterrupt:  # stop the worker too, and wait until it has written down where it stopped
+        running.cancel()
+        outcome = running.wait()
+    return Ended(job.experiment, outcome.status, outcome.error, outcome.log)
+
+
+def _with_ids(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
+    """Give every experiment of the plan its id, in file order, and leave a `pending` record for new ones."""
+    with write.lock(plan.output_dir, wait=60.0):
+        taken = {entry.record.id for entry in read.find(plan.output_dir) if entry.record is not None}
+        taken |= {experiment.id for experiment in plan.experiments if experiment.id}
+        numbered: dict[str, Experiment] = {}
+        for experiment in plan.experiments:
+            id = known_id(plan.output_dir, experiment) or _next_id(taken)
+            taken.add(id)
+            numbered[experiment.folder] = replace(experiment, id=id)
+            folder = plan.output_dir / experiment.folder
+            if read.record(folder) is None:
+                write.write_json(folder / layout.EXPERIMENT, _pending(numbered[experiment.folder]).to_json())
+    return [numbered[experiment.folder] for experiment in chosen]
+
+
+def _pending(experiment: Experiment) -> ExperimentRecord:
+    assert experiment.id is not None
+    return ExperimentRecord(
+        id=experiment.id,
+        model=experiment.model.name,
+        dataset=experiment.dataset.name,
+        method=experiment.method,
+        config=experiment.config,
+        seed=experiment.seed,
+        status="pending",
+        identity=identity(experiment),
+        spec=spec(experiment),
+        notes=experiment.notes,
+    )
+
+
+def _next_id(taken: set[str]) -> str:
+    numbers = [int(match.group(1)) for id in taken if (match := re.fullmatch(r"EXP-(\d+)", id))]
+    return f"EXP-{max(numbers, default=0) + 1:03d}"

@@ -1,0 +1,215 @@
+"""What every executor starts: carry out one experiment and record how it went.
+
+    python -m unsay.worker job.json      # events as JSON lines on standard output, everything else into the log
+
+The experiment's method is found by name. Whatever happens, the record in experiment.json says so: completed, failed
+with its error, or cancelled; a process that is killed leaves `running` behind, which readers recognise as stale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from unsay import catalog
+from unsay.errors import UnsayError
+from unsay.executors import Outcome
+from unsay.identity import identity, spec
+from unsay.job import Event, Job, Report, Result
+from unsay.records import Attempt, ExperimentRecord
+from unsay.store import layout, read, write
+
+_WAIT_FOR_LOCK = 30.0
+_VERSIONED = (
+    "unsay", "torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "tokenizers", "safetensors", "numpy"
+)  # fmt: skip
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop (SIGTERM, or its parent is gone)."""
+
+
+def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
+    """Carry out one experiment; never raises for what the experiment does wrong.
+
+    A finished result with the same identity is left alone unless `job.force`.
+    """
+    with ExitStack() as locks:
+        try:
+            for folder in dict.fromkeys((job.folder, job.train_folder)):
+                locks.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK))
+            record = _begin(job, log)
+        except UnsayError as error:
+            return _end(report, Outcome("failed", str(error), log))
+        if record is None:
+            return _end(report, Outcome("completed", None, log))
+        record, outcome = _attempt(job, record, report, log)
+        write.write_json(job.result_folder / layout.EXPERIMENT, record.to_json())
+        return _end(report, outcome)
+
+
+def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | None) -> tuple[ExperimentRecord, Outcome]:
+    """Run the method; return the record as it must be written, and the outcome."""
+    timed = _Timed(report)
+    try:
+        method = catalog.plugin("methods", job.experiment.method)()
+        result: Result = method.run(job, timed)
+        record = replace(
+            record,
+            status="completed",
+            hashes=result.hashes,
+            items=result.items,
+            warnings=result.warnings,
+            files=result.files,
+            facts=result.facts,
+        )
+        outcome = Outcome("completed", None, log)
+    except KeyboardInterrupt as error:
+        outcome = Outcome("cancelled", str(error) or "stopped from the keyboard", log)
+    except UnsayError as error:
+        outcome = Outcome("failed", str(error), log)
+        traceback.print_exc()
+    except Exception as error:  # a bug or a library's failure: the trace is kept, the run goes on with the next one
+        outcome = Outcome("failed", f"{type(error).__name__}: {error}", log)
+        traceback.print_exc()
+    timed.stop()
+    last = replace(record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, timings=timed.timings)
+    return replace(record, status=outcome.status, end=now(), attempts=(*record.attempts[:-1], last)), outcome
+
+
+def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
+    """Write the record as `running`, moving an earlier, different result aside; None when there is nothing to do."""
+    folder = job.result_folder
+    wanted = identity(job.experiment)
+    before = read.record(folder)
+    if before is not None and before.identity == wanted and before.status == "completed" and not job.force:
+        return None
+    if before is not None and (before.identity != wanted or (job.force and before.status == "completed")):
+        names = [path.name for path in folder.iterdir() if layout.is_result_name(path.name)]
+        if before.attempts:  # a record that is only planned has nothing worth keeping
+            write.supersede(folder, names, before.identity)
+    experiment = job.experiment
+    main = read.record(job.folder)
+    record = ExperimentRecord(
+        id=experiment.id or (main.id if main else ""),
+        model=experiment.model.name,
+        dataset=experiment.dataset.name,
+        method=experiment.method,
+        config=experiment.config,
+        seed=experiment.seed,
+        status="running",
+        identity=wanted,
+        spec=spec(experiment),
+        notes=(before.notes if before else "") or (main.notes if main else "") or experiment.notes,
+        limit=job.limit,
+        start=before.start if before and before.identity == wanted and before.start else now(),
+        attempts=(*(before.attempts if before and before.identity == wanted else ()), _new_attempt(job, log)),
+    )
+    write.write_json(folder / layout.EXPERIMENT, record.to_json())
+    return record
+
+
+def _new_attempt(job: Job, log: Path | None) -> Attempt:
+    owner = write.owner()
+    log_name = None if log is None else os.path.relpath(log, job.result_folder)
+    hardware = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": job.device, "dtype": job.dtype}
+    return Attempt(
+        started=now(),
+        host=owner["host"],
+        pid=owner["pid"],
+        boot_id=owner["boot_id"],
+        log=log_name,
+        hardware=hardware | {"batch_size": job.batch_size},
+        versions=dict(_versions()),
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    for name in _VERSIONED:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def now() -> str:
+    """Return the clock's time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+class _Timed:
+    """Pass events on and add up the seconds of each stage; `timings` is complete after `stop`."""
+
+    def __init__(self, report: Report) -> None:
+        self.timings: dict[str, float] = {}
+        self._report = report
+        self._stage: str | None = None
+        self._since = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "stage":
+            self.stop()
+            self._stage, self._since = event["stage"], time.monotonic()
+        self._report(event)
+
+    def stop(self) -> None:
+        if self._stage is not None:
+            spent = self.timings.get(self._stage, 0.0) + time.monotonic() - self._since
+            self.timings[self._stage] = round(spent, 3)
+        self._stage = None
+
+
+def _end(report: Report, outcome: Outcome) -> Outcome:
+    report({"event": "end", "status": outcome.status, "error": outcome.error})
+    return outcome
+
+
+@contextmanager
+def _events() -> Iterator[Report]:
+    """Keep standard output for events alone: whatever libraries print goes to standard error, the log."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
+        os.dup2(2, 1)
+
+        def report(event: Event) -> None:
+            stream.write(json.dumps(event) + "\n")
+            stream.flush()
+
+        yield report
+
+
+def _stop(signum: int, frame: Any) -> None:
+    raise Stopped(f"stopped by {signal.Signals(signum).name}")
+
+
+def _watch_parent(stream: IO[bytes]) -> None:
+    """End this process when the one that started it is gone (its end of our standard input closes)."""
+    stream.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> int:
+    value = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    log = Path(value.pop("log"))
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_watch_parent, args=(sys.stdin.buffer,), daemon=True).start()
+    with _events() as report:
+        outcome = carry_out(Job.from_json(value), report, log=log)
+    return 0 if outcome.status == "completed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
