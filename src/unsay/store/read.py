@@ -10,6 +10,7 @@ Three costs, three kinds of function: `find` reads only the records; `progress` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay.errors import StoreError
-from unsay.records import SCHEMA, STATUSES, ExperimentRecord, MetricValue, Prompt, Trace
+from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, MetricValue, Prompt, Trace
 from unsay.store import layout
 from unsay.store.write import boot_id, is_sealed
 
@@ -134,7 +135,6 @@ def _wrong_fields(found: ExperimentRecord) -> list[str]:
         **dict.fromkeys(("limit", "items"), (int, type(None))),
         "seed": int,
     }
-    # Before an id is given it may be null.
     wrong = [
         f"{name} is {getattr(found, name)!r}"
         for name, kind in kinds.items()
@@ -142,7 +142,26 @@ def _wrong_fields(found: ExperimentRecord) -> list[str]:
     ]
     if isinstance(found.status, str) and found.status not in STATUSES:
         wrong.append(f"status is {found.status!r}, expected one of {', '.join(STATUSES)}")
-    return wrong
+    strings = {
+        "warnings": found.warnings,
+        "hashes": found.hashes.values() if isinstance(found.hashes, dict) else (),
+        "files": found.files.values() if isinstance(found.files, dict) else (),
+    }
+    wrong += [f"{name} holds {v!r}" for name, values in strings.items() for v in values if not isinstance(v, str)]
+    return wrong + [mistake for attempt in found.attempts for mistake in _wrong_in_attempt(attempt)]
+
+
+def _wrong_in_attempt(attempt: Attempt) -> list[str]:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        **dict.fromkeys(("started", "host", "boot_id"), str),
+        **dict.fromkeys(("ended", "outcome", "error", "log"), (str, type(None))),
+        **dict.fromkeys(("hardware", "versions", "timings"), dict),
+        "pid": int,
+    }
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(attempt, name), kind)]
+    if "timings" not in wrong and not all(isinstance(value, int | float) for value in attempt.timings.values()):
+        wrong.append("timings")
+    return [f"{name} of an attempt is {getattr(attempt, name)!r}" for name in wrong]
 
 
 def traces(folder: Path) -> Iterator[Trace]:
@@ -166,17 +185,37 @@ def metrics(folder: Path) -> dict[str, MetricValue]:
     found = {}
     for name, item in inner.items():
         if isinstance(item, dict) and "value" in item:
-            known: dict[str, Any] = {key: item.get(key) for key in MetricValue.__dataclass_fields__}
-            known |= {"n": known["n"] or 0, "definition": str(known["definition"] or name)}
-            found[name] = MetricValue(**known)
+            found[str(name)] = _metric(path, str(name), item)
     return found
+
+
+def _metric(path: Path, name: str, item: dict[str, Any]) -> MetricValue:
+    numbers: dict[str, float | None] = {}
+    for key in ("value", "stderr", "low", "high"):
+        number = item.get(key)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise StoreError(f"{path}: {key} of {name} is {number!r}, expected a number; it was left as it is.")
+        numbers[key] = number if number is not None and math.isfinite(number) else None
+    n, reason = item.get("n"), item.get("reason")
+    return MetricValue(
+        **numbers,
+        n=n if isinstance(n, int) else 0,
+        definition=str(item.get("definition") or name),
+        reason=None if reason is None else str(reason),
+    )
+
+
+def named_file(folder: Path, record: ExperimentRecord | None, kind: str) -> Path | None:
+    """Return the file a record names for `kind`, where it is in the folder itself."""
+    name = record.files.get(kind, "") if record else ""
+    return folder / name if name and Path(name).name == name and (folder / name).is_file() else None
 
 
 def samples_file(folder: Path, record: ExperimentRecord | None = None) -> Path | None:
     """Return lm-eval's sample file: the one the record names, else the newest by name."""
-    named = record.files.get("samples") if record else None
-    if named and (folder / named).is_file():
-        return folder / named
+    named = named_file(folder, record, "samples")
+    if named is not None:
+        return named
     found = sorted(folder.glob("samples_*.jsonl"), key=lambda path: path.stem[-26:])
     return found[-1] if found else None
 

@@ -47,10 +47,10 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             raise
         sync_folder(path.parent)
     except OSError as error:
@@ -92,7 +92,7 @@ def _json_bytes(obj: Any, *, indent: int | None = None) -> bytes:
 def _cannot_write(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"cannot write {path}: {error.strerror or error}. "
-        "Check the free space and permissions of that folder (`unsay doctor` shows both), then run the same command again."
+        "Check the free space and permissions of that folder (`unsay doctor` shows both), then run the command again."
     )
 
 
@@ -246,7 +246,7 @@ def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            os.unlink(folder / layout.OWNER)
+            (folder / layout.OWNER).unlink()
         held.release()
 
 
@@ -266,7 +266,7 @@ def _who_holds(folder: Path) -> str:
 
 
 def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
-    """Move files and folders of an earlier result into `superseded/<identity>/`; return that folder, None if none existed.
+    """Move files and folders of an earlier result into `superseded/<identity>/`; return that folder, None without any.
 
     Nothing is deleted or overwritten. The record (experiment.json) moves last, so that a move cut short is still
     recognised as an earlier result.
@@ -288,7 +288,7 @@ def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
                 count += 1
                 target = wanted.with_name(f"{wanted.name}-{count}")
         for name in present:
-            os.rename(folder / name, target / name)
+            (folder / name).rename(target / name)
     except OSError as error:
         raise _cannot_write(target, error) from error
     sync_folder(target)

@@ -46,7 +46,7 @@ def test_a_failed_write_keeps_the_old_content_and_leaves_no_file_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StoreError, match="No space left.*run the same command again"):
+    with pytest.raises(StoreError, match=r"No space left.*run the command again"):
         write.write_text(path, "new")
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["metrics.json"]
@@ -210,9 +210,9 @@ def test_a_lock_names_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == b"held\n"
-        with pytest.raises(LockedError, match=rf"process {child.pid} on .* is writing .*`kill {child.pid}`"):
-            with write.lock(tmp_path):
-                pass
+        expected = rf"process {child.pid} on .* is writing .*`kill {child.pid}`"
+        with pytest.raises(LockedError, match=expected), write.lock(tmp_path):
+            pass
         owner = json.loads((tmp_path / layout.OWNER).read_bytes())
         assert owner["boot_id"] == write.boot_id()
     finally:

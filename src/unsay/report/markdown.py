@@ -1,0 +1,455 @@
+"""EXPERIMENTS.md: every experiment of a lab on one page, written from what is on disk.
+
+The page belongs to unsay (its first line says so) except for what stands between keep markers, which survives every
+rewrite where it stood. The same lab gives the same bytes.
+
+    write_page(Path("outputs"))     # writes EXPERIMENTS.md beside it
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from unsay.errors import StoreError
+from unsay.records import Attempt, ExperimentRecord, MetricValue
+from unsay.report import tables
+from unsay.report.escape import markdown as esc
+from unsay.report.escape import shortened
+from unsay.report.tables import BLEU, FLEXIBLE, LABELS, ROUGE, STRICT, Difference, Row
+from unsay.store import layout, read, write
+from unsay.store.read import Entry
+
+MARKER = "<!-- unsay:page"
+KEEP, END_KEEP = "<!-- unsay:keep -->", "<!-- /unsay:keep -->"
+_FIRST_LINE = f"{MARKER} schema=1: written by `unsay report`; only text between keep markers survives a rewrite -->"
+_EMPTY_KEEP = [KEEP, "", END_KEEP]
+_RESULTS = "## Experiment Results"
+
+_HEADER = "| Experiment ID | Model | Dataset | Method | EM (strict) | EM (flex) | BLEU | ROUGE-L | Notes |"
+_TRACKING = (
+    "| Experiment ID | Model | Dataset | Method | Config | Status | Start Date | End Date | Results | Notes |",
+    "|---------------|-------|---------|--------|--------|--------|------------|----------|---------|-------|",
+)
+_DIFFERENCES = (
+    "| Experiment | Against | EM (strict), difference | 95 % interval "
+    "| Only this one right | Only the other right | p | p (Holm) |"
+)
+_COLUMNS = (STRICT, FLEXIBLE, BLEU, ROUGE)
+_METHODS = {"vanilla": "vanilla (the model as it is)", "sft": "sft (supervised fine-tuning)"}
+
+
+@dataclass
+class _Section:
+    """One heading and what stands below it, up to the next heading of any level."""
+
+    heading: str
+    lines: list[str] = field(default_factory=list)
+
+
+# -- the page ---------------------------------------------------------------------
+
+
+def write_page(output_dir: Path, page: Path | None = None) -> Path:
+    """Write the page of a lab folder and return its path; an unchanged page is not touched.
+
+    Raises StoreError when there is a page that unsay did not write, or one whose keep markers do not match.
+    """
+    target = layout.page(output_dir.absolute()) if page is None else page.absolute()
+    existing = _existing(target)
+    text = render(read.find(output_dir.absolute()), existing, output_dir, page=target)
+    if text != existing:
+        write.write_text(target, text)
+    return target
+
+
+def render(entries: Sequence[Entry], existing_text: str | None, output_dir: Path, *, page: Path | None = None) -> str:
+    """Return the page as text. Links are relative to the folder of `page` (beside `output_dir` unless given)."""
+    place = (layout.page(output_dir.absolute()) if page is None else page).parent
+    kept = _kept(existing_text) if existing_text and existing_text.strip() else []
+    rows = [tables.row(entry) for entry in entries]
+    whole = [row for row in rows if row.entry.limit is None]
+    limited = [row for row in rows if row.entry.limit is not None]
+    sections = [
+        _Section("# Experiments"),
+        _Section(_RESULTS, _results(whole)),
+        *([_Section("### Limited Runs", _limited(limited))] if limited else []),
+        _Section("### Metrics Legend", _legend(rows)),
+        _Section("## Comparisons", _comparisons(whole)),
+        _Section("## Experiment Tracking", _tracking(whole, place)),
+        _Section("## Experiment Details"),
+        *(_Section(_title(row), _details(row, place)) for row in rows),
+        _Section("## Status Legend", list(_STATUS_LEGEND)),
+        _Section("## Configuration Types", _configurations(rows)),
+        _Section("## Results Format", list(_RESULTS_FORMAT)),
+    ]
+    _put_back(sections, kept)
+    lines = [line for section in sections for line in (section.heading, *section.lines, "")]
+    return "\n".join([_FIRST_LINE, "", *lines]).rstrip("\n") + "\n"
+
+
+def _existing(target: Path) -> str | None:
+    try:
+        text = target.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {target} ({error}); it was left as it is. Repair it or move it away.") from error
+    if text.strip() and MARKER not in text.split("\n", 1)[0]:
+        raise StoreError(
+            f"{target} was not written by unsay (its first line has no `{MARKER}` marker), so it was left as it is. "
+            f"Move it away, or write elsewhere: unsay report --page {target.with_name('OTHER.md')}"
+        )
+    return text
+
+
+# -- what survives a rewrite ------------------------------------------------------
+
+
+def _kept(text: str) -> list[tuple[str, list[str]]]:
+    """Return the keep blocks with their markers, each with the heading it stood below."""
+    blocks: list[tuple[str, list[str]]] = []
+    heading, block, opened = "", None, 0
+    for number, line in enumerate(text.split("\n"), 1):
+        mark = line.strip()
+        if block is not None and mark == KEEP:
+            raise StoreError(f"line {number} of the page opens a keep block inside the one of line {opened}. {_CLOSE}")
+        if block is not None:
+            block.append(line)
+            if mark == END_KEEP:
+                blocks.append((heading, block))
+                block = None
+        elif mark == KEEP:
+            block, opened = [line], number
+        elif mark == END_KEEP:
+            raise StoreError(f"line {number} of the page closes a keep block that was never opened. {_CLOSE}")
+        elif line.startswith("#"):
+            heading = line
+    if block is not None:
+        raise StoreError(f"the keep block opened in line {opened} of the page is never closed. {_CLOSE}")
+    return blocks
+
+
+_CLOSE = f"Each `{KEEP}` needs one `{END_KEEP}` on a line of its own; correct the page and run the command again."
+
+
+def _put_back(sections: list[_Section], kept: Iterable[tuple[str, list[str]]]) -> None:
+    """Put every block at the end of the section it stood in; of an experiment that is gone, below the results."""
+    by_heading = {section.heading: section for section in reversed(sections)}
+    by_name = {section.heading.split(":")[0]: section for section in reversed(sections)}
+    results = by_heading[_RESULTS]
+    for heading, block in kept:
+        section = by_heading.get(heading) or by_name.get(heading.split(":")[0]) or results
+        section.lines += ["", *block]
+    if KEEP not in results.lines:
+        results.lines += ["", *_EMPTY_KEEP]
+
+
+# -- results ----------------------------------------------------------------------
+
+
+def _results(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return ["", "No experiment yet. `unsay run FILE` starts the experiments of a file."]
+    return ["", _HEADER, _ruler(_HEADER), *(_result_row(row) for row in rows)]
+
+
+def _limited(rows: Sequence[Row]) -> list[str]:
+    header = _HEADER.replace("| EM (strict)", "| Items | EM (strict)")
+    lines = [
+        "",
+        "Trial runs on the first items only. They are not results of the whole test set and compare with nothing above.",
+        "",
+        header,
+        _ruler(header),
+    ]
+    for row in rows:
+        lines.append(_result_row(row, esc(_n_of_total(row))))
+    return lines
+
+
+def _n_of_total(row: Row) -> str:
+    scored, total = tables.items_of(row)
+    return f"{scored or row.entry.limit} of {total if total is not None else '?'}"
+
+
+def _result_row(row: Row, *items: str) -> str:
+    values = [_value(row.metric(name)) for name in _COLUMNS]
+    return _line([esc(row.name), esc(row.model), esc(row.dataset), esc(row.method), *items, *values, _notes(row)])
+
+
+def _notes(row: Row) -> str:
+    if row.problem and row.entry.record is None:
+        return "cannot be read, see the details"
+    return esc(row.notes)
+
+
+def _value(value: MetricValue | None) -> str:
+    if value is None or value.value is None:
+        return "-"
+    return f"{value.value:.2f}" + (f" ± {value.stderr:.2f}" if value.stderr is not None else "")
+
+
+def _legend(rows: Sequence[Row]) -> list[str]:
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name, value in row.metrics.items():
+            found.setdefault(name, {})[value.definition] = None
+    lines = [
+        "",
+        "Every number is on a scale of 0 to 100 and reads value ± standard error (standard deviation over the items "
+        "divided by the square root of their number). Scores are of the visible text: what a model took back does not "
+        "count. `-` means not computed; the details below say why.",
+        "",
+        "- **EM (strict)**: share of answers whose final answer, extracted from the `#### answer` line, equals the gold one.",
+        "- **EM (flex)**: the same with the last number of the answer taken as its final answer.",
+        "- **BLEU**: LLaMA-Factory's BLEU-4 (mean over answers, on characters). It follows accuracy only loosely.",
+        "- **ROUGE-L**: LLaMA-Factory's ROUGE-L (mean over answers, longest common subsequence of words).",
+    ]
+    if found:
+        lines += ["", "Definitions behind the numbers of this page:", ""]
+        for name in _in_order(found):
+            lines.append(f"- **{esc(LABELS.get(name, name))}**, {_code(name)}: " + "; or ".join(map(esc, found[name])))
+    return lines
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    known = list(LABELS)
+    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+# -- comparisons ------------------------------------------------------------------
+
+
+def _comparisons(rows: Sequence[Row]) -> list[str]:
+    entries = [row.entry for row in rows]
+    found = tables.differences(entries)
+    lines = ["", esc(tables.headline(found))]
+    if found:
+        header = _DIFFERENCES
+        lines += [
+            "",
+            "Paired on the same items, in points ± standard error of the paired difference; p is McNemar's exact test, "
+            f"then adjusted for all comparisons on the same items. Below {tables.ALPHA} counts as beyond chance.",
+            "",
+            header,
+            _ruler(header),
+            *(_difference_row(one) for one in found),
+        ]
+        notes = [_difference_note(one) for one in found]
+        lines += ["", *notes]
+    left = tables.uncompared(entries)
+    if left:
+        lines += ["", "Not compared:", ""]
+        lines += [f"- {esc(entry.name)}: {esc(reason)}" for entry, reason in left]
+    return lines
+
+
+def _difference_row(one: Difference) -> str:
+    size = "-" if one.diff is None else f"{one.diff:+.2f}" + (f" ± {one.stderr:.2f}" if one.stderr is not None else "")
+    interval = "-" if one.low is None or one.high is None else f"{one.low:+.2f} to {one.high:+.2f}"
+    p, adjusted = (f"{value:.2g}" for value in (one.p, one.p_holm))
+    if one.beyond_chance:
+        adjusted = f"**{adjusted}**"
+    cells = [esc(one.other.name), esc(one.baseline.name), size, interval]
+    return _line([*cells, str(one.only_other), str(one.only_baseline), p, adjusted])
+
+
+def _difference_note(one: Difference) -> str:
+    arms = ", ".join(one.arms) if one.arms else "nothing in the settings"
+    text = f"- {esc(one.other.name)} against {esc(one.baseline.name)} ({one.n} items): what differs is {esc(arms)}."
+    if one.smallest is not None:
+        text += f" This pair finds a true difference of {one.smallest:.1f} points four times in five."
+    return text
+
+
+# -- tracking ---------------------------------------------------------------------
+
+
+def _tracking(rows: Sequence[Row], place: Path) -> list[str]:
+    if not rows:
+        return ["", "No experiment yet."]
+    lines = ["", *_TRACKING]
+    for row in rows:
+        record = row.entry.record
+        files = tables.result_files(row.entry)
+        kind = next((kind for kind in ("results", "predictions") if kind in files), None)
+        link = _link(kind, files[kind], place) if kind else "-"
+        start, end = (_date(record.start), _date(record.end)) if record else ("-", "-")
+        cells = [esc(row.name), esc(row.model), esc(row.dataset), esc(row.method), esc(row.config)]
+        lines.append(_line([*cells, row.shown_status, start, end, link, _notes(row)]))
+    return lines
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+
+
+def _date(text: str | None) -> str:
+    moment = _moment(text)
+    return moment.date().isoformat() if moment else "-"
+
+
+def _clock(text: str | None) -> str:
+    moment = _moment(text)
+    return moment.isoformat(sep=" ", timespec="seconds") if moment else "-"
+
+
+# -- details ----------------------------------------------------------------------
+
+
+def _title(row: Row) -> str:
+    limit = f", {_n_of_total(row)} items" if row.entry.limit is not None else ""
+    if row.entry.record is None:
+        return f"### {esc(row.name)}: cannot be read"
+    return f"### {esc(row.name)}: {esc(row.model)} on {esc(row.dataset)}, {esc(row.method)} {esc(row.config)}{limit}"
+
+
+def _details(row: Row, place: Path) -> list[str]:
+    record = row.entry.record
+    if record is None:
+        return ["", f"- **Folder**: {esc(row.entry.relative)}", f"- **Problem**: {esc(row.problem or '')}"]
+    facts = [
+        ("Model", esc(row.model)),
+        ("Dataset", esc(row.dataset)),
+        ("Method", esc(_METHODS.get(row.method, row.method)) + (", on answers with undo" if _undone(record) else "")),
+        ("Configuration", esc(row.config)),
+        ("Seed", str(row.seed)),
+        ("Status", row.shown_status),
+        (
+            "Items",
+            _n_of_total(row) if row.entry.limit is not None else str(tables.items_of(row)[0] or record.items or "-"),
+        ),
+        ("Start", _clock(record.start)),
+        ("End", _clock(record.end)),
+        *_settings(record),
+        ("Recorded", _listed({k: v for k, v in record.facts.items() if _short(v)})),
+        ("Last attempt", _attempt(record.attempts)),
+        ("Error", esc(shortened(row.error, 600)) if row.error else ""),
+        ("Problem", esc(row.problem) if row.problem else ""),
+        *(("Warning", esc(warning)) for warning in record.warnings),
+        ("Notes", esc(row.notes)),
+        ("Files", ", ".join(_link(kind, path, place) for kind, path in tables.result_files(row.entry).items())),
+        ("Hashes", ", ".join(f"{esc(name)} {_code(value)}" for name, value in record.hashes.items())),
+        ("Identity", _code(record.identity)),
+    ]
+    lines = ["", *(f"- **{name}**: {text}" for name, text in facts if text)]
+    if row.metrics:
+        undo = tables.undo_names(row)
+        hidden = {name for name, value in row.metrics.items() if value.definition.startswith("unsay undo")} - {*undo}
+        shown = [name for name in _in_order(row.metrics) if name not in hidden]
+        lines += ["", "| Metric | Value | 95 % interval | Items | Remark |", "|---|---|---|---|---|"]
+        lines += [_metric_row(name, row.metrics[name]) for name in shown]
+    return lines
+
+
+def _metric_row(name: str, value: MetricValue) -> str:
+    interval = "-" if value.low is None or value.high is None else f"{value.low:.2f} to {value.high:.2f}"
+    return _line([esc(LABELS.get(name, name)), _value(value), interval, str(value.n), esc(value.reason or "")])
+
+
+def _undone(record: ExperimentRecord) -> bool:
+    return record.method != "vanilla" and tables.has_undo_data(record)
+
+
+def _settings(record: ExperimentRecord) -> list[tuple[str, str]]:
+    settings = record.spec.get("settings")
+    if not isinstance(settings, dict):
+        return []
+    parts = (("Prompting", "prompting"), ("Decoding", "decode"), ("Training", "training"), ("Undo data", "undo"))
+    return [(label, _listed(tables.flat(settings[key]))) for label, key in parts if isinstance(settings.get(key), dict)]
+
+
+def _listed(values: dict[str, Any]) -> str:
+    def shown(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, list):
+            return " ".join(map(repr, value)) or "none"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{esc(name)} {esc(shown(value))}" for name, value in values.items() if value not in (None, {}))
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value) <= 80)
+
+
+def _attempt(attempts: Sequence[Attempt]) -> str:
+    if not attempts:
+        return ""
+    last = attempts[-1]
+    parts = [f"{len(attempts)} of {len(attempts)}" if len(attempts) > 1 else "", f"on {esc(last.host)}"]
+    parts.append(_listed(last.hardware))
+    parts += [f"{esc(stage)} {seconds:.0f} s" for stage, seconds in last.timings.items()]
+    parts.append(_listed(dict(last.versions)))
+    return "; ".join(part for part in parts if part)
+
+
+# -- pieces -----------------------------------------------------------------------
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _ruler(header: str) -> str:
+    return "|" + "|".join("-" * len(cell) for cell in header.strip("|").split("|")) + "|"
+
+
+def _link(label: str, path: Path, place: Path) -> str:
+    target = Path(os.path.relpath(path.absolute(), place)).as_posix()
+    return f"[{label}]({quote(target.encode('utf-8', 'surrogateescape'))})"
+
+
+def _code(text: str) -> str:
+    """Return a hash or name as a code span, or escaped where it holds more than letters, digits, `-` and `_`."""
+    return f"`{text}`" if re.fullmatch(r"[\w-]+", text, re.ASCII) else esc(text)
+
+
+def _configurations(rows: Sequence[Row]) -> list[str]:
+    used = {row.config for row in rows}
+    lines = [
+        "",
+        "- **vanilla**: the model as it is, prompted and scored.",
+        "- **sft**: fine-tuned on the training split first, then prompted without shots and scored.",
+        "- **fewshot_N**: N worked examples stand before the question.",
+        "- **lora/…**: fine-tuning of low-rank adapters (LoRA); the base weights stay as they are.",
+        "- **lora/train**: trained on the gold answers.",
+        "- **lora/train_bt**: trained on gold answers with mistakes that are taken back by undo tokens; no loss on the "
+        "mistakes. With **_unmasked** the loss is on the mistakes too.",
+        "- **+…** after a name: what was set differently from that configuration.",
+    ]
+    others = sorted(c for c in used if c and not c.startswith(("fewshot_", "lora/train")))
+    if others:
+        lines.append(f"- Defined in experiment files: {', '.join(map(esc, others))}.")
+    return lines
+
+
+_STATUS_LEGEND = (
+    "",
+    "- **pending**: planned, not started.",
+    "- **running**: at work now. *stale* beside it: it says so, but its process is gone; *lost contact*: it runs on "
+    "another machine that has given no sign of life lately. Running it again resumes both.",
+    "- **completed**: everything was scored and written.",
+    "- **failed**: it ended with an error, shown in its details.",
+    "- **cancelled**: it was stopped on request; what it finished is kept.",
+)
+_RESULTS_FORMAT = (
+    "",
+    "- **experiment.json**: settings, identity, status, attempts, versions, warnings.",
+    "- **metrics.json**: every metric with its error, interval, number of items and definition.",
+    "- **results_\\*.json**, **samples_\\*.jsonl**: scores and scored answers in lm-eval's formats.",
+    "- **generated_predictions.jsonl**: prompt, prediction and gold answer, in LLaMA-Factory's format.",
+    "- **traces.jsonl**, **prompts.jsonl**: every sampled token, also those that were taken back, and every prompt.",
+    "- **train/**, **data/**: the adapter with its training log, and the rows it was trained on.",
+)
