@@ -1,0 +1,405 @@
+"""What an undo token means: resolve a trace, replay it step by step, say which tokens a loss may use.
+
+This is the only place that knows what an undo removes; data building, the loss mask, the decoder, scoring and the
+viewer all call it. It works on token ids and knows nothing about tokenizers, models or files.
+
+    resolve([5, 6, UNDO, 7], table).visible_ids     # (5, 7)
+
+The rules, with their edge cases:
+
+* A trace is everything sampled after the prompt. A table maps control ids to actions: pop 1, pop k, pop the line, pop
+  all. Every other id is ordinary and goes onto the stack of survivors.
+* An undo pops survivors only. Controls never enter the stack, so an undo cannot be undone.
+* An undo at the very start, or more undos than there are survivors, is an *underflow*: it is counted and does nothing.
+  The prompt is below the stack and cannot be reached.
+* A pop k with fewer than k survivors takes what is there and counts as effective; pop line and pop all underflow only
+  on an empty stack.
+* Pop line takes the newest survivor whatever it is, then goes on until the newest survivor contains a line break or
+  nothing is left. So a final line break falls with the line it ends, and the line break before that line stays. A token
+  that holds a line break and more text counts as a line break: ids are never split.
+* An undo may be the last token of a trace; the trace is then simply unfinished.
+* The first end token is final: it is never undone, whatever follows it is dropped before anything is counted.
+
+Every trace satisfies `sampled == survivors + popped + undos + underflows` (see `unsay.records.Counts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, get_args
+
+from unsay.errors import UndoError
+from unsay.records import CLEAN, CORRECTION, ERROR, PROVENANCE, SCHEMA, UNDO, Counts, Row
+
+ActionKind = Literal["pop", "pop_line", "pop_all"]
+StepKind = Literal["emit", "undo", "underflow", "end"]
+Mask = Literal["errors", "none"]
+
+ACTION_KINDS: tuple[str, ...] = get_args(ActionKind)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What one control token does. `count` is the number of survivors a `pop` takes; the other kinds have none."""
+
+    kind: ActionKind
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ACTION_KINDS:
+            raise UndoError(f"expected an undo action ({', '.join(ACTION_KINDS)}), got {self.kind!r}")
+        if self.count < 1 or (self.kind != "pop" and self.count != 1):
+            raise UndoError(f"expected a count of 1 or more for 'pop' and 1 otherwise, got {self.count}")
+
+
+@dataclass(frozen=True)
+class UndoTable:
+    """Which ids are control tokens and what each of them does; saved as `undo.json`.
+
+    `newline_ids` are the ordinary ids whose text contains a line break; only pop line asks for them. The mappings are
+    copied on the way in and must not be changed afterwards.
+    """
+
+    actions: Mapping[int, Action]
+    names: Mapping[int, str]
+    newline_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if set(self.actions) != set(self.names):
+            raise UndoError(
+                f"expected one token string per control id, got ids {sorted(self.actions)} and names for "
+                f"{sorted(self.names)}"
+            )
+        if both := sorted(self.newline_ids & set(self.actions)):
+            raise UndoError(f"expected line breaks to be ordinary tokens, got control ids {both} among newline_ids")
+        object.__setattr__(self, "actions", {id: self.actions[id] for id in sorted(self.actions)})
+        object.__setattr__(self, "names", {id: self.names[id] for id in sorted(self.names)})
+        object.__setattr__(self, "newline_ids", frozenset(self.newline_ids))
+
+    def __hash__(self) -> int:
+        return hash(self.sha256())
+
+    def __bool__(self) -> bool:
+        """Say whether there is any control token at all."""
+        return bool(self.actions)
+
+    def is_control(self, id: int) -> bool:
+        return id in self.actions
+
+    def control(self, kind: ActionKind, count: int = 1) -> int | None:
+        """Return the (lowest) control id with this action, or None when the table has none."""
+        wanted = Action(kind, count)
+        return next((id for id, action in self.actions.items() if action == wanted), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "controls": [
+                {"id": id, "token": self.names[id], "kind": action.kind, "count": action.count}
+                for id, action in self.actions.items()
+            ],
+            "newline_ids": sorted(self.newline_ids),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> UndoTable:
+        if value.get("schema") != SCHEMA:
+            raise UndoError(
+                f"expected an undo table with schema {SCHEMA}, got schema {value.get('schema')!r}; "
+                "it was written by another release of unsay: use that one, or train again"
+            )
+        try:
+            controls = value["controls"]
+            return cls(
+                {int(control["id"]): Action(control["kind"], int(control["count"])) for control in controls},
+                {int(control["id"]): str(control["token"]) for control in controls},
+                frozenset(int(id) for id in value["newline_ids"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UndoError(
+                "expected an undo table with 'controls' (id, token, kind, count) and 'newline_ids', "
+                f"got one that is broken at {error}; copy undo.json again from where it was trained"
+            ) from error
+
+    def sha256(self) -> str:
+        """Hash everything in the table: two tables with one hash resolve every trace alike."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+EMPTY = UndoTable({}, {})
+"""No undo: every trace is its own visible text."""
+
+
+class UndoStack:
+    """The survivors of a trace while it is being written. Knows no end token: the caller stops pushing.
+
+    `survivors` are the surviving ids, `positions` the index in the trace of each of them; read both, change neither.
+    """
+
+    __slots__ = ("positions", "pushed", "survivors", "table")
+
+    def __init__(self, table: UndoTable) -> None:
+        self.table = table
+        self.survivors: list[int] = []
+        self.positions: list[int] = []
+        self.pushed = 0
+
+    def __len__(self) -> int:
+        return len(self.survivors)
+
+    def pops(self, id: int) -> int:
+        """Count the survivors that pushing `id` would take; 0 for an ordinary id and for an underflow."""
+        action = self.table.actions.get(id)
+        if action is None:
+            return 0
+        depth = len(self.survivors)
+        if action.kind == "pop":
+            return min(action.count, depth)
+        if action.kind == "pop_all" or depth == 0:
+            return depth
+        keep = depth - 1
+        while keep and self.survivors[keep - 1] not in self.table.newline_ids:
+            keep -= 1
+        return depth - keep
+
+    def push(self, id: int) -> int:
+        """Take the next id of the trace; return how many survivors it popped."""
+        if id in self.table.actions:
+            popped = self.pops(id)
+            if popped:
+                del self.survivors[-popped:]
+                del self.positions[-popped:]
+        else:
+            popped = 0
+            self.survivors.append(id)
+            self.positions.append(self.pushed)
+        self.pushed += 1
+        return popped
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One id of a trace and what it did. `popped` are indices in the trace, newest first; `depth` is the new height."""
+
+    index: int
+    id: int
+    kind: StepKind
+    popped: tuple[int, ...]
+    depth: int
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What is left of a trace. `visible_ids` exclude the end token; `positions` are their indices in the trace."""
+
+    visible_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    counts: Counts
+    ended: bool
+
+
+def replay(ids: Sequence[int], table: UndoTable, eos_ids: Collection[int] = frozenset()) -> Iterator[Step]:
+    """Yield what each id did, up to and including the first end token.
+
+    `depth` counts survivors without the end token.
+    """
+    _refuse_overlap(table, eos_ids)
+    stack = UndoStack(table)
+    for index, id in enumerate(ids):
+        if id in eos_ids:
+            yield Step(index, id, "end", (), len(stack))
+            return
+        if not table.is_control(id):
+            stack.push(id)
+            yield Step(index, id, "emit", (), len(stack))
+            continue
+        reach = stack.pops(id)
+        popped = tuple(reversed(stack.positions[-reach:])) if reach else ()
+        stack.push(id)
+        yield Step(index, id, "undo" if popped else "underflow", popped, len(stack))
+
+
+def resolve(ids: Sequence[int], table: UndoTable, eos_ids: Collection[int] = frozenset()) -> Resolution:
+    """Return what survives of a trace, and count what happened.
+
+    Raise UndoError when an end token is also a control token.
+    """
+    _refuse_overlap(table, eos_ids)
+    stack = UndoStack(table)
+    popped = undos = underflows = run = 0
+    run_lengths: list[int] = []
+    depths: list[int] = []
+    first_undo: int | None = None
+    ended = False
+    for index, id in enumerate(ids):
+        if id in eos_ids:
+            ended = True
+            break
+        taken = stack.push(id)
+        if table.is_control(id):
+            first_undo = index if first_undo is None else first_undo
+            popped += taken
+            undos += taken > 0
+            underflows += taken == 0
+            run += 1
+        elif run:
+            # The survivor just pushed is not part of the height the episode ended at.
+            run_lengths.append(run)
+            depths.append(len(stack) - 1)
+            run = 0
+    if run:
+        run_lengths.append(run)
+        depths.append(len(stack))
+    counts = Counts(
+        sampled=stack.pushed + ended,
+        survivors=len(stack) + ended,
+        popped=popped,
+        undos=undos,
+        underflows=underflows,
+        episodes=len(run_lengths),
+        run_lengths=tuple(run_lengths),
+        depths=tuple(depths),
+        first_undo=first_undo,
+        undo_left=sum(table.is_control(id) for id in stack.survivors),
+    )
+    return Resolution(tuple(stack.survivors), tuple(stack.positions), counts, ended)
+
+
+def status(ids: Sequence[int], table: UndoTable, eos_ids: Collection[int] = frozenset()) -> list[bool]:
+    """Say for each id of the trace whether it survives.
+
+    True for survivors and for the end token; False for what was taken back, for every control token and for whatever
+    follows the end token. `replay` tells these apart.
+    """
+    resolution = resolve(ids, table, eos_ids)
+    alive = [False] * len(ids)
+    for position in resolution.positions:
+        alive[position] = True
+    if resolution.ended:
+        alive[resolution.counts.sampled - 1] = True
+    return alive
+
+
+def loss_weights(provenance: str, mask: Mask) -> list[float]:
+    """Return one loss weight per token of a row's answer.
+
+    `errors` gives 0 to every token that is taken back and 1 to the rest (undo, correction and end token included);
+    `none` gives 1 to all. The weights come from provenance, never from counting runs of undos: counting is wrong as
+    soon as an undo is followed by a survivor that is undone later.
+    """
+    if unknown := sorted(set(provenance) - set(PROVENANCE)):
+        raise UndoError(f"expected provenance letters {', '.join(PROVENANCE)}, got {', '.join(unknown)}")
+    if mask == "none":
+        return [1.0] * len(provenance)
+    if mask == "errors":
+        return [0.0 if letter == ERROR else 1.0 for letter in provenance]
+    raise UndoError(f"expected the mask 'errors' or 'none', got {mask!r}")
+
+
+def check_row(row: Row, clean_ids: Sequence[int], table: UndoTable, eos_ids: Collection[int]) -> None:
+    """Raise UndoError, naming the row, unless its trace is a right answer with mistakes that are all taken back.
+
+    `clean_ids` is the gold answer without its end token. Checked: one letter per token; exactly one end token, at the
+    end; no control token in the prompt or the gold answer; no underflow; the trace resolves to the gold answer; letters
+    agree with what happens to each token (a control is `u`, a token that is taken back is `e`, a survivor is `c` or
+    `k`); no right token is called a mistake. The last rule reads: what a run of pops takes back starts with a token
+    that differs from the right one at that place; what a pop line or pop all takes back differs somewhere, as a wrong
+    line may begin like the right one. Below an earlier mistake there is no right token, so nothing is checked there.
+    """
+    _Check(row, clean_ids, table, eos_ids).run()
+
+
+class _Check:
+    """One call of `check_row`."""
+
+    def __init__(self, row: Row, clean_ids: Sequence[int], table: UndoTable, eos_ids: Collection[int]) -> None:
+        self.row = row
+        self.clean_ids = tuple(clean_ids)
+        self.table = table
+        self.eos_ids = eos_ids
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise UndoError(f"row {self.row.id}: {reason}")
+
+    def run(self) -> None:
+        self.check_shape()
+        resolution = resolve(self.row.ids, self.table, self.eos_ids)
+        if resolution.counts.underflows:
+            self.refuse("expected every undo to take something back, got one with nothing left to take")
+        if resolution.visible_ids != self.clean_ids:
+            self.refuse(
+                f"expected the trace to resolve to the {len(self.clean_ids)} tokens of the clean answer, "
+                f"got {_difference(resolution.visible_ids, self.clean_ids)}"
+            )
+        self.check_letters()
+        self.check_mistakes()
+
+    def check_shape(self) -> None:
+        row = self.row
+        if len(row.provenance) != len(row.ids):
+            self.refuse(f"expected one provenance letter per token, got {len(row.provenance)} for {len(row.ids)}")
+        for place, ids in (("prompt", row.prompt_ids), ("gold answer", self.clean_ids)):
+            found = next((id for id in ids if self.table.is_control(id)), None)
+            if found is not None:
+                self.refuse(
+                    f"expected no control token in the {place}, got {self.table.names[found]!r}; "
+                    "encode user text without special tokens"
+                )
+        ends = [index for index, id in enumerate(row.ids) if id in self.eos_ids]
+        if ends != [len(row.ids) - 1]:
+            self.refuse(f"expected one end token, at index {len(row.ids) - 1}, got end tokens at {ends}")
+
+    def check_letters(self) -> None:
+        alive = status(self.row.ids, self.table, self.eos_ids)
+        for index, (id, letter) in enumerate(zip(self.row.ids, self.row.provenance, strict=True)):
+            ordinary = (CLEAN, CORRECTION) if alive[index] else (ERROR,)
+            allowed = (UNDO,) if self.table.is_control(id) else ordinary
+            if letter not in allowed:
+                self.refuse(f"expected provenance {' or '.join(allowed)} for token {index} (id {id}), got {letter!r}")
+
+    def check_mistakes(self) -> None:
+        right = (*self.clean_ids, self.row.ids[-1])
+        stack = UndoStack(self.table)
+        agreed = 0  # survivors, counted from the start, that equal the right answer
+        before: list[int] = []  # survivors at the start of the running episode
+        exact = True  # whether the episode consists of counted pops only
+        in_episode = False
+        for id in self.row.ids:
+            action = self.table.actions.get(id)
+            if action is not None:
+                if not in_episode:
+                    before, exact, in_episode = list(stack.survivors), True, True
+                exact = exact and action.kind == "pop"
+                stack.push(id)
+                continue
+            depth = len(stack)
+            if in_episode:
+                in_episode = False
+                if depth <= agreed:
+                    self.check_episode(before[depth:], right[depth:], exact, depth)
+                agreed = min(agreed, depth)
+            if agreed == depth and right[depth : depth + 1] == (id,):
+                agreed += 1
+            stack.push(id)
+
+    def check_episode(self, taken: list[int], right: tuple[int, ...], exact: bool, depth: int) -> None:
+        compared = 1 if exact else len(taken)
+        if tuple(taken[:compared]) == right[:compared]:
+            what = "the first token taken back" if exact else "the line taken back"
+            self.refuse(f"expected {what} at place {depth} to differ from the right one, got the same")
+
+
+def _refuse_overlap(table: UndoTable, eos_ids: Collection[int]) -> None:
+    if both := [id for id in eos_ids if table.is_control(id)]:
+        raise UndoError(f"expected end tokens and control tokens to differ, got {sorted(both)} as both")
+
+
+def _difference(got: Sequence[int], expected: Sequence[int]) -> str:
+    for index, (left, right) in enumerate(zip(got, expected, strict=False)):
+        if left != right:
+            return f"id {left} instead of {right} at place {index}"
+    return f"{len(got)} tokens"
