@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests: tiny real models, built once per session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that gives the folder of a tiny model; one with the same options is built once."""
+    from tests import tiny
+
+    built: dict[str, Path] = {}
+
+    def get(family: str = "qwen3", **options: object) -> Path:
+        key = repr((family, sorted(options.items())))
+        if key not in built:
+            built[key] = tiny.tiny_model(tmp_path_factory.mktemp(f"tiny_{family}"), family, **options)
+        return built[key]
+
+    return get
