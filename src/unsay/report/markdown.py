@@ -164,7 +164,7 @@ def _limited(rows: Sequence[Row]) -> list[str]:
     header = _HEADER.replace("| EM (strict)", "| Items | EM (strict)")
     lines = [
         "",
-        "Trial runs on the first items only. They are not results of the whole test set and compare with nothing above.",
+        "Trial runs on the first items only: not results of the whole test set, and comparable with nothing above.",
         "",
         header,
         _ruler(header),
@@ -207,7 +207,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
         "divided by the square root of their number). Scores are of the visible text: what a model took back does not "
         "count. `-` means not computed; the details below say why.",
         "",
-        "- **EM (strict)**: share of answers whose final answer, extracted from the `#### answer` line, equals the gold one.",
+        "- **EM (strict)**: share of answers whose final answer, from the `#### answer` line, equals the gold one.",
         "- **EM (flex)**: the same with the last number of the answer taken as its final answer.",
         "- **BLEU**: LLaMA-Factory's BLEU-4 (mean over answers, on characters). It follows accuracy only loosely.",
         "- **ROUGE-L**: LLaMA-Factory's ROUGE-L (mean over answers, longest common subsequence of words).",

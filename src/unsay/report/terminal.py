@@ -1,0 +1,157 @@
+"""Tables and traces for a terminal. Text from models, notes and errors is spelled out, never interpreted.
+
+console().print(experiments(rows))
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from unsay.records import MetricValue
+from unsay.report import tables
+from unsay.report.escape import line, shortened, terminal
+from unsay.report.tables import BLEU, FLEXIBLE, LABELS, ROUGE, STRICT, Difference, Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from unsay.report.trace import Token
+
+_STATUS_STYLES = {"completed": "green", "running": "cyan", "failed": "red", "unreadable": "red", "cancelled": "yellow"}
+_PIPED_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that reads no markup; piped output is wide and plain."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPED_WIDTH
+    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+def experiments(rows: Sequence[Row]) -> Table:
+    """Lay out one line per experiment; columns nobody has a value for are left out."""
+    from rich.text import Text
+
+    columns = ["ID", "Model", "Dataset", "Method", "Config"]
+    if any(row.entry.limit is not None for row in rows):
+        columns.append("Items")
+    columns.append("Status")
+    shown = [name for name in (STRICT, FLEXIBLE, BLEU, ROUGE) if any(row.metric(name) for row in rows)]
+    labels = {BLEU: "BLEU", ROUGE: "ROUGE-L"}
+    columns += [labels.get(name, LABELS[name]) for name in shown]
+    notes = any(row.notes for row in rows)
+    table = _table([*columns, "Notes"] if notes else columns, right=len(shown), after=len(columns) - len(shown))
+    for row in rows:
+        cells = [row.name, row.model, row.dataset, row.method, config_of(row)]
+        if "Items" in columns:
+            cells.append(_items(row))
+        styled = [Text(line(cell)) for cell in cells]
+        styled.append(Text(line(status_of(row)), style=_STATUS_STYLES.get(row.status, "")))
+        styled += [Text(value_of(row.metric(name))) for name in shown]
+        if notes:
+            styled.append(Text(line(shortened(row.notes, 60))))
+        table.add_row(*styled)
+    return table
+
+
+def status_of(row: Row) -> str:
+    """Say the status, with how far a running experiment is and why a broken one is."""
+    if row.problem and row.entry.record is None:
+        return f"unreadable: {shortened(row.problem, 80)}"
+    text = row.shown_status
+    if row.progress is not None:
+        done, total = row.progress.done, row.progress.total
+        counted = f"{done}/{total}" if total is not None else str(done)
+        text += f" {'training ' if row.progress.stage == 'train' else ''}{counted}"
+    if row.error:
+        text += f": {shortened(line(row.error), 80)}"
+    return text
+
+
+def value_of(value: MetricValue | None) -> str:
+    if value is None or value.value is None:
+        return "-"
+    return f"{value.value:.2f}" + (f" ± {value.stderr:.2f}" if value.stderr is not None else "")
+
+
+def config_of(row: Row) -> str:
+    seeded = f"/seed_{row.seed}"
+    return row.config + (seeded if row.entry.relative.endswith(seeded) or f"{seeded}/" in row.entry.relative else "")
+
+
+def metrics(row: Row, names: Iterable[str]) -> Table:
+    """Lay out the metrics of one experiment."""
+    from rich.text import Text
+
+    table = _table(["Metric", "Value", "95 % interval", "Items", "Definition"], right=3, after=1)
+    for name in names:
+        value = row.metrics[name]
+        interval = "-" if value.low is None or value.high is None else f"{value.low:.2f} to {value.high:.2f}"
+        said = f"{value.definition} ({value.reason})" if value.reason else value.definition
+        cells = [LABELS.get(name, name), value_of(value), interval, str(value.n), said]
+        table.add_row(*(Text(line(cell)) for cell in cells))
+    return table
+
+
+def differences(found: Sequence[Difference]) -> Table:
+    """Lay out paired comparisons."""
+    from rich.text import Text
+
+    names = tables.short_names(found)
+    table = _table(["Experiment", "Against", "Difference", "95 % interval", "p (Holm)"], right=3, after=2)
+    for one in found:
+        size = "-" if one.diff is None else f"{one.diff:+.2f}"
+        size += f" ± {one.stderr:.2f}" if one.stderr is not None else ""
+        interval = "-" if one.low is None or one.high is None else f"{one.low:+.2f} to {one.high:+.2f}"
+        cells = [names[id(one.other)], names[id(one.baseline)], size, interval, f"{one.p_holm:.2g}"]
+        table.add_row(*(Text(line(cell), style="bold" if one.beyond_chance else "") for cell in cells))
+    return table
+
+
+def trace(tokens: Iterable[Token], *, styled: bool) -> Text:
+    """Return a trace as text: what was taken back struck through, or as `[-…-]` where styles do not show."""
+    from rich.text import Text
+
+    text = Text()
+    struck = False
+    for token in tokens:
+        piece = terminal(token.piece)
+        taken = token.kind in ("taken back", "dropped")
+        if not styled and taken != struck:
+            text.append("[-" if taken else "-]")
+        struck = taken
+        if taken:
+            text.append(piece, style="strike red" if styled else "")
+        elif token.kind in ("undo", "underflow"):
+            text.append(piece, style="magenta" if styled else "")
+        elif token.kind == "end":
+            text.append(piece, style="dim" if styled else "")
+        else:
+            text.append(piece)
+    if struck and not styled:
+        text.append("-]")
+    return text
+
+
+def _items(row: Row) -> str:
+    scored, total = tables.items_of(row)
+    if row.entry.limit is None:
+        return str(scored) if scored else "-"
+    return f"{scored or row.entry.limit} of {total if total is not None else '?'}"
+
+
+def _table(columns: Sequence[str], *, right: int, after: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for at, name in enumerate(columns):
+        number = after <= at < after + right
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
