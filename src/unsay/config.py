@@ -111,7 +111,7 @@ def load(path: Path, *, output_dir: Path | None = None, check: bool = False) -> 
     if check and plan is not None:
         from unsay import preflight
 
-        mistakes += [mistake for mistake in preflight.check(plan) if mistake not in mistakes]
+        mistakes += [mistake for mistake in preflight.check(plan, name=str(path)) if mistake not in mistakes]
     if mistakes or plan is None:
         raise ConfigError(sorted(dict.fromkeys(mistakes), key=_by_line))
     return plan
@@ -266,7 +266,7 @@ class _Planner:
         settings = overrides.compose(merged, method, self.folder, say, trained=trained)
         if chosen is None or dataset is None:
             return None
-        self._check_parts(section, chosen.model, dataset, method, settings)
+        self._check_parts(section, chosen.model, dataset, method)
         before = overrides.compose(named.patch, method, self.folder, lambda *_: None, trained=trained)
         config = name + suffix(before, settings)
         start = f"{chosen.model.name}/{dataset.name}/{method}"
@@ -431,18 +431,8 @@ class _Planner:
 
     # -- what does not go together --------------------------------------------------
 
-    def _check_parts(
-        self, section: definitions.Section, model: Model, dataset: Dataset, method: str, settings: Settings
-    ) -> None:
-        shots = settings.prompting.num_fewshot
+    def _check_parts(self, section: definitions.Section, model: Model, dataset: Dataset, method: str) -> None:
         if method == VANILLA:
-            if shots and dataset.is_local and not _has_train_split(dataset):
-                line = section.line("dataset")
-                self.say(
-                    line,
-                    f"{shots} shots are drawn from training questions, but dataset {dataset.name!r} has none "
-                    "beside those it is evaluated on; add train.jsonl or `dev_share:`, or use fewshot_0",
-                )
             return
         if model.adapter or model.experiment:
             self.say(
@@ -535,16 +525,9 @@ def _method_of(known: Definitions, name: str) -> str | None:
 
 
 def _has_test_split(dataset: Dataset) -> bool:
-    return _has_file(dataset, ("test", "dev"))
-
-
-def _has_train_split(dataset: Dataset) -> bool:
-    return bool(dataset.dev_share) or (_has_file(dataset, ("train",)) and _has_test_split(dataset))
-
-
-def _has_file(dataset: Dataset, splits: tuple[str, ...]) -> bool:
     place = Path(dataset.path or "")
-    return place.is_dir() and any((place / f"{split}.{end}").is_file() for split in splits for end in ("jsonl", "json"))
+    names = [f"{split}.{end}" for split in ("test", "dev") for end in ("jsonl", "json")]
+    return any((place / name).is_file() for name in names)
 
 
 def _parents(folder: str) -> Iterator[str]:
