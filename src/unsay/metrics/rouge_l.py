@@ -1,0 +1,52 @@
+"""ROUGE-L as the rouge-score library defines it: F1 of the longest common subsequence of words.
+
+Words are runs of a-z and 0-9 after lower-casing, no stemming: text in other scripts has no words and scores 0.
+
+    >>> from unsay.records import Sample
+    >>> RougeL().items([Sample("0", "", "She has 18 eggs.", "she has 8 eggs"), Sample("1", "", "", "eggs")])
+    {'rouge_l': [75.0, 0.0]}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rapidfuzz.distance import LCSseq
+
+from unsay.metrics import PERCENT, Items, Range, averaged
+from unsay.records import MetricValue, Sample
+
+NAME = "rouge_l"
+WORD = re.compile(r"[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class RougeL:
+    """Mean ROUGE-L F1 over lower-cased words, as in Google's rouge-score without stemming."""
+
+    names: ClassVar[tuple[str, ...]] = (NAME,)
+    higher_is_better: ClassVar[Mapping[str, bool | None]] = {NAME: True}
+    range: ClassVar[Mapping[str, Range]] = {NAME: PERCENT}
+    definition: ClassVar[Mapping[str, str]] = {NAME: "rouge-score 0.1.2 rougeL fmeasure, use_stemmer=False"}
+
+    def items(self, samples: Sequence[Sample]) -> Items:
+        return {NAME: [rouge_l(sample.predict, sample.label) for sample in samples]}
+
+    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
+        scores = (self.items(samples) if items is None else items)[NAME]
+        return {NAME: averaged(scores, self.definition[NAME])}
+
+
+def rouge_l(predict: str, label: str) -> float:
+    """Score one pair, 0-100; 0 where either side has no word."""
+    hypothesis, reference = WORD.findall(predict.lower()), WORD.findall(label.lower())
+    if not hypothesis or not reference:
+        return 0.0
+    common = LCSseq.similarity(hypothesis, reference)
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(hypothesis), common / len(reference)
+    return 2 * precision * recall / (precision + recall) * 100

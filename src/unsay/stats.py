@@ -1,0 +1,302 @@
+"""Intervals and paired comparisons for scores.
+
+Knows numbers only: no samples, no metrics, no files, no formatting. Values keep the unit they come in (0-1, 0-100,
+tokens). What cannot be computed is `None` with a reason, never 0 and never nan.
+
+    mean([1, 0, 1, 1]).stderr        # 0.25
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsay.errors import DataError
+
+CONFIDENCE = 0.95
+EXACT_UP_TO = 20_000
+"""Discordant pairs up to which McNemar's tail is summed in whole numbers."""
+DRAWS_AT_ONCE = 2_000_000
+"""Indices drawn at once by the bootstrap: bounds its memory, does not change its result."""
+
+Rows = NDArray[np.float64]
+Statistic = Callable[[Rows], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error and 95 % interval over n observations."""
+
+    value: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    reason: str | None = None
+    """Why something above is None."""
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b over the same n items, with the standard error of that mean."""
+
+    diff: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact McNemar test: items only a has right, items only b has right, two-sided p."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """A statistic of all items, and its spread over `resamples` seeded resamples of the items."""
+
+    value: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    resamples: int
+    seed: int
+    reason: str | None = None
+
+
+def mean(
+    values: Iterable[float], *, bounds: tuple[float, float | None] | None = None, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Estimate a mean: stderr = sd / sqrt(n), sd with n - 1, interval mean ± z · stderr.
+
+    The formula is lm-eval's and Inspect's. `bounds` (lowest, highest or None) cuts the interval to the values a score
+    can take. One value has a mean but no standard error. Raises DataError for a value that is not finite.
+    """
+    data = _finite(values)
+    n = len(data)
+    if n == 0:
+        return Estimate(None, None, None, None, 0, "no items")
+    if n == 1:
+        return Estimate(data[0], None, None, None, 1, "one item has no standard error")
+    if min(data) == max(data):  # spares a stderr of 1e-17 left by rounding
+        return Estimate(data[0], 0.0, data[0], data[0], n)
+    value = math.fsum(data) / n
+    stderr = math.sqrt(math.fsum((item - value) ** 2 for item in data) / (n - 1) / n)
+    low, high = _normal_interval(value, stderr, bounds, confidence)
+    return Estimate(value, stderr, low, high, n)
+
+
+def proportion(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate a share of 0/1 outcomes on the 0-1 scale: the standard error of `mean`, the interval of `wilson`.
+
+    The standard error sqrt(p(1 - p) / (n - 1)) is 0 only where all outcomes agree. Raises DataError for impossible
+    counts.
+    """
+    _check_counts(successes, n)
+    if n == 0:
+        return Estimate(None, None, None, None, 0, "no items")
+    p = successes / n
+    low, high = wilson(successes, n, confidence=confidence)
+    if n == 1:
+        return Estimate(p, None, low, high, 1, "one item has no standard error")
+    return Estimate(p, math.sqrt(p * (1 - p) / (n - 1)), low, high, n)
+
+
+def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Give the Wilson score interval of a proportion, 0-1 (E. B. Wilson 1927; no continuity correction).
+
+    Raises DataError for n = 0 and for impossible counts.
+    """
+    _check_counts(successes, n)
+    if n == 0:
+        raise DataError("Wilson interval: expected at least one outcome, got none")
+    z = _z(confidence)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
+
+
+def ratio(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    bounds: tuple[float, float | None] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate sum(numerators) / sum(denominators), one pair per item, with the item as the unit of chance.
+
+    The standard error is the ratio estimator's (Cochran, Sampling Techniques, 6.3), which is the clustered one where
+    the denominator counts observations inside an item: sqrt(n / (n - 1) · sum((y - R x)²)) / sum(x). With all
+    denominators 1 it is `mean`. Raises DataError for unequal lengths, non-finite values or a denominator <= 0.
+    """
+    y, x = _finite(numerators), _finite(denominators)
+    n = len(y)
+    if n != len(x):
+        raise DataError(f"ratio: expected as many numerators as denominators, got {n} and {len(x)}")
+    if any(item <= 0 for item in x):
+        raise DataError("ratio: expected denominators above 0; leave out items that have none")
+    if n == 0:
+        return Estimate(None, None, None, None, 0, "no items")
+    value = math.fsum(y) / math.fsum(x)
+    if n == 1:
+        return Estimate(value, None, None, None, 1, "one item has no standard error")
+    if len({top / bottom for top, bottom in zip(y, x, strict=True)}) == 1:
+        return Estimate(value, 0.0, value, value, n)
+    squares = math.fsum((top - value * bottom) ** 2 for top, bottom in zip(y, x, strict=True))
+    stderr = math.sqrt(n / (n - 1) * squares) / math.fsum(x)
+    low, high = _normal_interval(value, stderr, bounds, confidence)
+    return Estimate(value, stderr, low, high, n)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: float = CONFIDENCE) -> PairedDifference:
+    """Compare two systems on the same items: mean of a - b, its stderr (sd of the differences / sqrt(n)), z interval.
+
+    `a[i]` and `b[i]` must be scores of one item. Raises DataError where the lengths differ or a value is not finite.
+    """
+    if len(a) != len(b):
+        raise DataError(f"paired difference: expected the same items on both sides, got {len(a)} and {len(b)}")
+    found = mean((left - right for left, right in zip(a, b, strict=True)), confidence=confidence)
+    return PairedDifference(found.value, found.stderr, found.low, found.high, found.n, found.reason)
+
+
+def mcnemar(only_a: int, only_b: int) -> McNemar:
+    """Test whether two systems differ on paired 0/1 outcomes: two-sided exact binomial test of the discordant pairs.
+
+    p = min(1, 2 · P(X <= min(only_a, only_b))) with X ~ Binomial(only_a + only_b, 1/2); 1 without discordant pairs.
+    Summed in whole numbers up to 20,000 pairs, then in floating point to about ten digits. Raises DataError for
+    negative counts.
+    """
+    if only_a < 0 or only_b < 0:
+        raise DataError(f"McNemar: expected counts of at least 0, got {only_a} and {only_b}")
+    return McNemar(only_a, only_b, min(1.0, _two_tails(min(only_a, only_b), only_a + only_b)))
+
+
+def discordant(a: Sequence[float], b: Sequence[float]) -> tuple[int, int]:
+    """Count the items that only a, and only b, has right (above 0) — what `mcnemar` takes.
+
+    Raises DataError where the lengths differ.
+    """
+    if len(a) != len(b):
+        raise DataError(f"discordant: expected the same items on both sides, got {len(a)} and {len(b)}")
+    pairs = [(left > 0, right > 0) for left, right in zip(a, b, strict=True)]
+    return pairs.count((True, False)), pairs.count((False, True))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjust p-values for several comparisons, in the order given (S. Holm 1979, step-down).
+
+    Raises DataError for a p-value outside 0-1.
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise DataError(f"Holm: expected p-values between 0 and 1, got {list(p_values)}")
+    adjusted = [0.0] * len(p_values)
+    floor = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return tuple(adjusted)
+
+
+def smallest_difference(stderr: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Give the smallest true difference a two-sided z test with this standard error finds with this power.
+
+    (z(1 - alpha/2) + z(power)) · stderr, in the unit of `stderr`. Raises DataError for a negative standard error.
+    """
+    if not stderr >= 0:
+        raise DataError(f"smallest difference: expected a standard error of at least 0, got {stderr}")
+    return (_z(1 - alpha) + NormalDist().inv_cdf(power)) * stderr
+
+
+def bootstrap(
+    rows: Any, statistic: Statistic, *, resamples: int = 1000, seed: int = 0, confidence: float = CONFIDENCE
+) -> Bootstrap:
+    """Bootstrap a corpus statistic over items: percentile interval, stderr = sd of the resampled statistics.
+
+    `rows` is (items, k): what each item adds to k totals. `statistic` maps totals (m, k) to m values, so one call
+    serves all resamples. A paired difference is a statistic of both systems' columns side by side. The result depends
+    on the seed, not on the order of the items. Raises DataError for rows that are not a finite table.
+    """
+    table = np.asarray(rows, dtype=np.float64)
+    if table.ndim != 2 or not np.isfinite(table).all():
+        raise DataError(f"bootstrap: expected finite rows of shape (items, k), got shape {table.shape}")
+    n = len(table)
+    if n == 0:
+        return Bootstrap(None, None, None, None, 0, resamples, seed, "no items")
+    value = float(statistic(table.sum(axis=0, keepdims=True))[0])
+    if n == 1:
+        return Bootstrap(value, None, None, None, 1, resamples, seed, "one item has no standard error")
+    ordered = table[np.lexsort(table.T[::-1])] if table.shape[1] else table
+    drawn = np.concatenate([statistic(totals) for totals in _resampled_totals(ordered, resamples, seed)])
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Bootstrap(value, float(drawn.std(ddof=1)), float(low), float(high), n, resamples, seed)
+
+
+def _resampled_totals(table: Rows, resamples: int, seed: int) -> Iterable[Rows]:
+    n = len(table)
+    rng = np.random.default_rng(seed)
+    step = max(1, DRAWS_AT_ONCE // n)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        draws = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        times = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)  # how often each item was drawn
+        yield times.astype(np.float64) @ table
+
+
+def _two_tails(k: int, n: int) -> float:
+    """2 · P(X <= k) for X ~ Binomial(n, 1/2); may exceed 1."""
+    if n <= EXACT_UP_TO:
+        term = total = 1
+        for i in range(k):
+            term = term * (n - i) // (i + 1)
+            total += term
+        return 2 * total / (1 << n)
+    log_largest = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+    share = total_share = 1.0
+    for i in range(k, 0, -1):
+        share *= i / (n - i + 1)
+        total_share += share
+        if share < 1e-18 * total_share:
+            break
+    return 2 * math.exp(log_largest) * total_share
+
+
+def _normal_interval(
+    value: float, stderr: float, bounds: tuple[float, float | None] | None, confidence: float
+) -> tuple[float, float]:
+    half = _z(confidence) * stderr
+    lowest, highest = bounds if bounds is not None else (-math.inf, None)
+    return max(lowest, value - half), min(math.inf if highest is None else highest, value + half)
+
+
+def _z(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise DataError(f"expected a confidence between 0 and 1, got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    data = [float(value) for value in values]
+    if not all(map(math.isfinite, data)):
+        raise DataError("expected finite numbers, got nan or infinity; leave out what could not be scored")
+    return data
+
+
+def _check_counts(successes: int, n: int) -> None:
+    if not 0 <= successes <= n:
+        raise DataError(f"expected 0 <= successes <= n, got {successes} of {n}")

@@ -1,0 +1,181 @@
+"""What every file of `unsay.metrics` promises, run against each file found."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib
+import json
+import random
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from unsay import metrics
+from unsay.errors import ConfigError, UnsayError
+from unsay.metrics import Metric, found, load, load_all, score
+from unsay.records import Counts, MetricValue, Sample
+
+FILES = found()
+HEAVY = ("torch", "transformers", "lm_eval", "scipy", "statsmodels", "nltk", "rouge_chinese", "rouge_score", "datasets")
+TEXTS = [
+    "",
+    "a",
+    "4",
+    "#### 4",
+    "She sells 9 eggs.\n\nShe makes 9 * 2 = $<<9*2=18>>18.\n#### 18",
+    "我们今天去学校。你好吗？\n#### 18",
+    "😀 #### 5\r\n \n",
+    "long " * 400,
+]
+COUNTS = [None, Counts(10, 10, 0, 0, 0, 0, (), (), None), Counts(20, 12, 4, 4, 0, 2, (1, 3), (5, 9), 6)]
+SAMPLES = [
+    Sample(f"{i}-{j}", "question", label, predict, ("eos", "max_steps", None)[(i + j) % 3], COUNTS[(i * j) % 3])
+    for i, label in enumerate(TEXTS)
+    for j, predict in enumerate(TEXTS)
+]
+
+
+def made_here(module: ModuleType) -> list[type]:
+    return [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__module__ == module.__name__
+    ]
+
+
+def numbers(value: MetricValue) -> list[float]:
+    return [number for number in (value.value, value.stderr, value.low, value.high) if number is not None]
+
+
+@pytest.fixture(params=FILES)
+def metric(request: pytest.FixtureRequest) -> Metric:
+    return load(request.param)
+
+
+def test_files_were_found() -> None:
+    assert set(FILES) >= {"exact_match", "bleu4_lf", "rouge_lf", "bleu", "rouge_l", "undo"}
+    names = [name for metric in load_all() for name in metric.names]
+    assert len(names) == len(set(names)) >= 20
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_holds_one_frozen_dataclass_with_defaults(file: str) -> None:
+    module = importlib.import_module(f"unsay.metrics.{file}")
+    (made,) = made_here(module)
+    assert made.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert made() == made()
+    for docstring in (module.__doc__, made.__doc__):
+        assert docstring
+        assert docstring.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_worked_example_holds(file: str) -> None:
+    module = importlib.import_module(f"unsay.metrics.{file}")
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+def test_everything_is_stated_for_every_name(metric: Metric) -> None:
+    assert metric.names
+    assert set(metric.higher_is_better) == set(metric.range) == set(metric.definition) == set(metric.names)
+    assert all(metric.definition.values())
+    assert all(highest is None or lowest < highest for lowest, highest in metric.range.values())
+
+
+def test_items_and_summary_have_the_promised_shape(metric: Metric) -> None:
+    items = metric.items(SAMPLES)
+    values = metric.summarise(SAMPLES, items)
+    assert set(items) == set(values) == set(metric.names)
+    assert values == metric.summarise(SAMPLES)
+    for name in metric.names:
+        lowest, highest = metric.range[name]
+        top = float("inf") if highest is None else highest + 1e-9
+        assert len(items[name]) == len(SAMPLES)
+        assert all(item is None or lowest <= item <= top for item in items[name])
+        value = values[name]
+        assert value.definition == metric.definition[name]
+        assert (value.value is None) == (value.n == 0)
+        assert value.value is None or lowest <= value.value <= top
+        assert value.stderr is not None or value.reason
+        json.dumps(value.to_json(), allow_nan=False)
+
+
+def test_the_order_of_samples_does_not_matter(metric: Metric) -> None:
+    order = list(range(len(SAMPLES)))
+    random.Random(5).shuffle(order)
+    mixed = [SAMPLES[i] for i in order]
+    items, mixed_items = metric.items(SAMPLES), metric.items(mixed)
+    for name in metric.names:
+        assert mixed_items[name] == [items[name][i] for i in order]
+    values, mixed_values = metric.summarise(SAMPLES), metric.summarise(mixed)
+    for name in metric.names:
+        assert numbers(mixed_values[name]) == pytest.approx(numbers(values[name]), rel=1e-12)
+        assert mixed_values[name].n == values[name].n
+
+
+def test_no_sample_gives_no_value_and_a_reason(metric: Metric) -> None:
+    assert metric.items([]) == {name: [] for name in metric.names}
+    for value in metric.summarise([]).values():
+        assert (value.value, value.stderr, value.low, value.high, value.n) == (None, None, None, None, 0)
+        assert value.reason == "no samples"
+
+
+def test_one_sample_has_no_standard_error(metric: Metric) -> None:
+    for value in metric.summarise([SAMPLES[-1]]).values():
+        assert value.stderr is None
+        assert value.reason
+
+
+def test_an_error_of_zero_belongs_to_the_ends_of_the_range(metric: Metric) -> None:
+    same = [dataclasses.replace(SAMPLES[34], key=str(i)) for i in range(7)]
+    for name, value in metric.summarise(same).items():
+        lowest, highest = metric.range[name]
+        if value.value is not None and highest is not None and lowest < value.value < highest:
+            assert value.stderr is None
+            assert value.reason
+
+
+def test_score_runs_every_file() -> None:
+    scores = score(SAMPLES)
+    expected = {name for metric in load_all() for name in metric.names}
+    assert set(scores.items) == set(scores.values) == expected
+    assert scores.values["exact_match_strict"].value is not None
+    assert set(score(SAMPLES, [load("rouge_l")]).values) == {"rouge_l"}
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    with pytest.raises(UnsayError, match="rouge_l"):
+        score(SAMPLES, [load("rouge_l"), load("rouge_l")])
+
+
+def test_options_reach_their_file_and_mistakes_are_named() -> None:
+    by_file = dict(zip(found(), load_all({"exact_match": {"flexible": None}}), strict=True))
+    assert by_file["exact_match"].summarise(SAMPLES)["exact_match_flexible"].value is None
+    with pytest.raises(ConfigError, match="did you mean 'rouge_l'"):
+        load("rouge_ll")
+    with pytest.raises(ConfigError, match="exact_match"):
+        load_all({"exact_macth": {}})
+    with pytest.raises(ConfigError, match="resamples"):
+        load("bleu", resample=3)
+
+
+def test_scoring_loads_no_heavy_library() -> None:
+    program = (
+        "import sys; from unsay.metrics import score; from unsay.records import Sample;"
+        "score([Sample('0', '', '#### 4', 'It is 4.'), Sample('1', '', 'a', 'b')]);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
+
+
+def test_importing_the_contract_imports_no_metric() -> None:
+    program = "import sys, unsay.metrics as m; m.found(); print([n for n in sys.modules if n.startswith(m.__name__)])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"['{metrics.__name__}']"
