@@ -1,0 +1,200 @@
+"""`unsay show`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unsay.cli import _lab
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unsay.records import ExperimentRecord, Prompt, Trace
+    from unsay.report.tables import Row
+    from unsay.report.trace import Token
+    from unsay.store.read import Entry
+
+
+def command(
+    experiment: Annotated[str, typer.Argument(metavar="ID", help="Experiment id, or its folder.")],
+    item: Annotated[int | None, typer.Argument(metavar="[ITEM]", help="Number of one item, from 0.")] = None,
+    output_dir: _lab.OutputDir = _lab.DEFAULT,
+    as_json: _lab.Json = False,
+) -> None:
+    """Show one experiment, or one item of it with what was taken back struck through."""
+    from unsay.errors import StoreError
+    from unsay.store import layout, read
+
+    entry = read.pick(read.find(_lab.existing(output_dir)), experiment)
+    if entry.record is None:
+        raise StoreError(entry.problem or f"{entry.folder / layout.EXPERIMENT} cannot be read")
+    if item is None:
+        _show_experiment(entry, entry.record, as_json)
+    else:
+        _show_item(entry, entry.record, item, as_json)
+
+
+def _show_experiment(entry: Entry, record: ExperimentRecord, as_json: bool) -> None:
+    from unsay.report import tables
+
+    row = tables.row(entry)
+    if as_json:
+        metrics = {name: value.to_json() for name, value in row.metrics.items()}
+        _lab.print_json({**record.to_json(), "folder": str(entry.folder), "metrics": metrics})
+        return
+    from unsay.report import terminal
+
+    console = terminal.console()
+    console.print(f"{_plain(row.name)}  {_plain(record.model)} / {_plain(record.dataset)}", style="bold")
+    for name, text in _facts(row, record):
+        console.print(f"{name:<10} {_plain(text)}", soft_wrap=True)
+    settings = record.spec.get("settings")
+    if isinstance(settings, dict):
+        for name, value in tables.flat(settings).items():
+            if value is not None:
+                console.print(f"  {_plain(name)}: {_plain(str(value))}", soft_wrap=True)
+    hidden = {name for name, value in row.metrics.items() if value.definition.startswith("unsay undo")}
+    shown = [name for name in row.metrics if name not in hidden or name in tables.undo_names(row)]
+    if shown:
+        console.print()
+        console.print(terminal.metrics(row, shown))
+
+
+def _facts(row: Row, record: ExperimentRecord) -> list[tuple[str, str]]:
+    from unsay.report import terminal
+
+    found = [
+        ("method", f"{record.method} {terminal.config_of(row)}, seed {record.seed}"),
+        ("status", terminal.status_of(row)),
+        ("started", record.start or "-"),
+        ("ended", record.end or "-"),
+        ("folder", str(row.entry.folder)),
+        ("identity", record.identity),
+        ("notes", record.notes),
+    ]
+    found += [("warning", warning) for warning in record.warnings]
+    return [(name, text) for name, text in found if text]
+
+
+def _show_item(entry: Entry, record: ExperimentRecord, item: int, as_json: bool) -> None:
+    from unsay.errors import StoreError
+    from unsay.report.trace import table_of, tokens
+    from unsay.store import read
+
+    samples = [line for line in read.samples(entry.folder, record) if line.get("doc_id") == item]
+    trace = next((t for t in reversed(list(read.traces(entry.folder))) if t.key.doc_id == item), None)
+    prompt = next((p for p in read.prompts(entry.folder) if p.key.doc_id == item), None)
+    if trace is None and not samples:
+        known = {t.key.doc_id for t in read.traces(entry.folder)} or {
+            int(line["doc_id"]) for line in read.samples(entry.folder, record) if "doc_id" in line
+        }
+        there = f"it has items {min(known)} to {max(known)}" if known else "nothing was generated yet"
+        raise StoreError(f"{entry.name} has no answer to item {item}; {there}.")
+    shown = tokens(trace, table_of(record.facts)) if trace else []
+    if as_json:
+        _lab.print_json(_item_document(entry, item, prompt, trace, shown, samples))
+    else:
+        _print_item(entry, item, prompt, trace, shown, samples)
+
+
+def _item_document(
+    entry: Entry,
+    item: int,
+    prompt: Prompt | None,
+    trace: Trace | None,
+    shown: list[Token],
+    samples: list[dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "id": entry.record.id if entry.record else None,
+        "folder": entry.relative,
+        "item": item,
+        "prompt": prompt.text if prompt else _logged_prompt(samples),
+        "gold": _gold(samples),
+        "tokens": [asdict(token) for token in shown],
+        "visible": trace.visible if trace else _logged_answer(samples),
+        "finish_reason": trace.finish_reason if trace else None,
+        "counts": trace.counts.to_json() if trace else None,
+        "scores": _scores(samples),
+    }
+
+
+def _print_item(
+    entry: Entry,
+    item: int,
+    prompt: Prompt | None,
+    trace: Trace | None,
+    shown: list[Token],
+    samples: list[dict[str, Any]],
+) -> None:
+    from unsay.report import terminal
+
+    console = terminal.console()
+    console.print(f"{_plain(entry.name)}, item {item}", style="bold")
+    _part(console, "prompt", prompt.text if prompt else _logged_prompt(samples))
+    _part(console, "gold answer", _gold(samples))
+    if trace is None:
+        _part(console, "answer (no trace was recorded)", _logged_answer(samples))
+    else:
+        styled = console.is_terminal and not console.no_color
+        console.print("\ntrace" + ("" if styled else "  ([-…-] was taken back)"), style="bold cyan")
+        console.print(terminal.trace(shown, styled=styled), soft_wrap=True)
+        _part(console, "visible", trace.visible)
+        counts = trace.counts
+        console.print(
+            f"\n{counts.sampled} tokens sampled, {counts.survivors} kept, {counts.popped} taken back by "
+            f"{counts.undos} undos in {counts.episodes} episodes, {counts.underflows} undos with nothing to take back; "
+            f"ended by {_plain(trace.finish_reason)}",
+            soft_wrap=True,
+        )
+    for name, score in _scores(samples).items():
+        console.print(f"{_plain(name)}: {score:g}")
+
+
+def _part(console: Console, title: str, text: str | None) -> None:
+    from unsay.report.escape import terminal
+
+    if text is not None:
+        console.print(f"\n{title}", style="bold cyan")
+        console.print(terminal(text), soft_wrap=True)
+
+
+def _gold(samples: list[dict[str, Any]]) -> str | None:
+    for line in samples:
+        doc = line.get("doc")
+        answer = doc.get("answer") if isinstance(doc, dict) else None
+        return str(answer if answer is not None else line.get("target", ""))
+    return None
+
+
+def _logged_prompt(samples: list[dict[str, Any]]) -> str | None:
+    """Return the prompt lm-eval logged: the first argument of the first request."""
+    value = samples[0].get("arguments") if samples else None
+    while isinstance(value, dict | list) and value:
+        value = next(iter(value.values())) if isinstance(value, dict) else value[0]
+    return value if isinstance(value, str) else None
+
+
+def _logged_answer(samples: list[dict[str, Any]]) -> str | None:
+    value = samples[0].get("resps") if samples else None
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value if isinstance(value, str) else None
+
+
+def _scores(samples: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        f"exact_match ({line.get('filter', 'none')})": float(line["exact_match"])
+        for line in samples
+        if isinstance(line.get("exact_match"), int | float)
+    }
+
+
+def _plain(text: str) -> str:
+    from unsay.report.escape import line
+
+    return line(text)
