@@ -557,7 +557,9 @@ def _title(model: Model, method: str, settings: Settings) -> str:
     if method == VANILLA:
         return f"{shown} Vanilla Evaluation"
     if method == SFT:
-        return f"{shown} SFT with LoRA{' + Backtrack' if settings.undo else ''}"
+        undo = settings.undo
+        kind = "" if undo is None else " + Backtrack" if undo.mask == "errors" else " + Backtrack (unmasked)"
+        return f"{shown} SFT with LoRA{kind}"
     return f"{shown} {method}"
 
 

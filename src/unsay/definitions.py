@@ -533,7 +533,7 @@ def _config(name: str, node: Located, known: Config | None, say: Say) -> Config:
             f"config {name!r} has both base and train_as; write `train_as:` to use a training "
             "as it is and change decode:, `base:` to train anew",
         )
-    if known is not None and base is None and train_as is None:
+    if known is not None and base in (None, name) and train_as is None:
         return dataclasses.replace(
             known, line=node.line, patch=overrides.merge(known.patch, patch), method=method or known.method
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 from unsay import catalog
 from unsay.config import Dataset, Experiment, Model, Plan
-from unsay.errors import DataError, UnsayError
+from unsay.errors import ConfigError, DataError, UnsayError
 from unsay.overrides import VANILLA
 
 Found = Callable[[str], None]
@@ -62,6 +62,13 @@ def check(plan: Plan, *, name: str | None = None, access: bool = True) -> list[s
         if access:
             _check_downloads(plan, found)
     return list(mistakes)
+
+
+def require(plan: Plan, *, name: str | None = None, access: bool = True) -> None:
+    """Raise ConfigError with everything `check` finds; for a part of a plan, give a plan of that part."""
+    mistakes = check(plan, name=name, access=access)
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 def needs_token(model: Model) -> bool:
@@ -125,7 +132,8 @@ def _check_model(model: Model, found: Found, *, access: bool) -> None:
         elif needs_token(model) and not hub_token():
             found(
                 f"{where} is gated and this machine is not logged in; ask for access at "
-                f"https://huggingface.co/{model.path}, then run `huggingface-cli login` or set HF_TOKEN"
+                f"https://huggingface.co/{model.path}, then run `hf auth login` (`huggingface-cli login` in older "
+                "versions) or set HF_TOKEN"
             )
     if model.adapter is not None:
         folder = Path(model.adapter)
@@ -175,17 +183,22 @@ def _check_template(model: Model, method: str, found: Found) -> None:
     folder = Path(model.path)
     if model.template is not None or not model.is_local or not folder.is_dir():
         return
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    if not (isinstance(config, dict) and config.get("chat_template")):
+    if not has_chat_template(folder):
         found(
             f"model {model.name!r} has no chat template, which {method} needs; define it with `template:` "
             "(qwen3_nothink, llama3, plain or a .jinja file)"
         )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Say whether a model folder brings a chat template."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
 # -- datasets ---------------------------------------------------------------------
