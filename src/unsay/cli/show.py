@@ -146,8 +146,8 @@ def _print_item(
         _part(console, "visible", trace.visible)
         counts = trace.counts
         console.print(
-            f"\n{counts.sampled} tokens sampled, {counts.survivors} kept, {counts.popped} taken back by "
-            f"{counts.undos} undos in {counts.episodes} episodes, {counts.underflows} undos with nothing to take back; "
+            f"\ntokens: {counts.sampled} sampled, {counts.survivors} kept, {counts.popped} taken back; "
+            f"undos: {counts.undos} in {counts.episodes} episode(s), {counts.underflows} with nothing to take back; "
             f"ended by {_plain(trace.finish_reason)}",
             soft_wrap=True,
         )

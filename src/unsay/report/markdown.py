@@ -203,9 +203,8 @@ def _legend(rows: Sequence[Row]) -> list[str]:
             found.setdefault(name, {})[value.definition] = None
     lines = [
         "",
-        "Every number is on a scale of 0 to 100 and reads value ± standard error (standard deviation over the items "
-        "divided by the square root of their number). Scores are of the visible text: what a model took back does not "
-        "count. `-` means not computed; the details below say why.",
+        "Scores are on a scale of 0 to 100 and read value ± standard error, with items as the unit of chance. They are "
+        "of the visible text: what a model took back does not count. `-` means not computed; the details say why.",
         "",
         "- **EM (strict)**: share of answers whose final answer, from the `#### answer` line, equals the gold one.",
         "- **EM (flex)**: the same with the last number of the answer taken as its final answer.",
@@ -325,10 +324,7 @@ def _details(row: Row, place: Path) -> list[str]:
         ("Configuration", esc(row.config)),
         ("Seed", str(row.seed)),
         ("Status", row.shown_status),
-        (
-            "Items",
-            _n_of_total(row) if row.entry.limit is not None else str(tables.items_of(row)[0] or record.items or "-"),
-        ),
+        ("Items", _n_of_total(row) if row.entry.limit is not None else str(tables.items_of(row)[0] or "")),
         ("Start", _clock(record.start)),
         ("End", _clock(record.end)),
         *_settings(record),

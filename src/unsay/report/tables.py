@@ -436,7 +436,7 @@ def _points(one: Difference, *, signed: bool = True) -> str:
     if one.diff is None:
         return "unknown"
     size = f"{one.diff:+.1f}" if signed else f"{abs(one.diff):.1f}"
-    return size.replace("-", "−") + (f" ± {one.stderr:.1f}" if one.stderr is not None else "")
+    return size + (f" ± {one.stderr:.1f}" if one.stderr is not None else "")
 
 
 def _p(p: float) -> str:

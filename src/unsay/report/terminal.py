@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unsay.report.trace import Token
 
 _STATUS_STYLES = {"completed": "green", "running": "cyan", "failed": "red", "unreadable": "red", "cancelled": "yellow"}
-_PIPED_WIDTH = 200
+_PIPED_WIDTH = 10_000
 
 
 def console(*, stderr: bool = False) -> Console:
