@@ -1,0 +1,324 @@
+"""A wrong result in a `<<48/2=24>>24` step, taken back right after the step.
+
+Where the result is written again behind the annotation, it is wrong in the same way. With `undo: line` the whole line
+is written with the wrong result, without its line break, then one pop line, then the right line. With `undo: token` the
+mistake goes from the first token that departs from the right answer to the end of the step, and is taken back token by
+token. `auto` is `line` where the undo table has pop line. With `carry` the next line's step is worked out with the
+wrong result before both are taken back. Everything that is written again is marked as correction: the right line, or
+the tokens from the departure to the end of the step.
+
+Wrong text is encoded together with the answer before it, so its ids are those the tokenizer would have given in that
+place. A step is left alone when its annotation is malformed or cannot be worked out (a division by zero), when the ids
+do not split where the mistake begins, or when the undos would not take back exactly what was written.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import takewhile
+from typing import Literal, get_args
+
+from unsay.augment import Answer, Augmented, Vocabulary
+from unsay.errors import ConfigError
+from unsay.records import CLEAN, CORRECTION, ERROR, UNDO
+from unsay.undo import ActionKind, UndoStack, UndoTable
+
+Unit = Literal["auto", "line", "token"]
+
+_UNSIGNED = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?!\d)"
+_NUMBER = re.compile(rf"-?{_UNSIGNED}")
+_OPERAND = re.compile(rf"(?<![\d.,]){_UNSIGNED}")
+_STEP = re.compile(rf"<<(?P<expression>[^<>=\n]+)=(?P<result>[^<>=\n]+)>>(?: ?\$?(?P<written>-?{_UNSIGNED}))?")
+_ARITHMETIC = re.compile(r"[\d.+\-*/() ]{1,200}")
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+@dataclass(frozen=True)
+class ArithmeticSlip:
+    """Options of the strategy. `rate` is the chance of a slip per step, `carry` that it goes on into the next line."""
+
+    rate: float = 0.3
+    carry: float = 0.0
+    undo: Unit = "auto"
+    max_errors_per_answer: int = 3
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"expected {name} between 0 and 1, got {value!r}"
+            for name, value in (("rate", self.rate), ("carry", self.carry))
+            if not 0 <= value <= 1
+        ]
+        if self.undo not in get_args(Unit):
+            mistakes.append(f"expected undo to be {', '.join(get_args(Unit))}, got {self.undo!r}")
+        if self.max_errors_per_answer < 1:
+            mistakes.append(f"expected max_errors_per_answer of 1 or more, got {self.max_errors_per_answer}")
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    @property
+    def actions(self) -> tuple[ActionKind, ...]:
+        return ("pop_line",) if self.undo == "line" else ("pop",)
+
+    def apply(self, answer: Answer, context: Vocabulary, rng: random.Random) -> Augmented | None:
+        unit, control = self._control(context.table)
+        splice = _splice_line if unit == "line" else _splice_tokens
+        ids: list[int] = []
+        provenance = ""
+        done = num_errors = 0  # ids of the answer written so far; slips so far
+        steps = _steps(answer.text)
+        for index, step in enumerate(steps):
+            if num_errors == self.max_errors_per_answer or rng.random() >= self.rate:
+                continue
+            value = _perturb(step.result, step.truth, rng)
+            slip = _slip(answer.text, step, value)
+            if rng.random() < self.carry:
+                slip = _carry(answer.text, step, slip, value, steps[index + 1 :]) or slip
+            edit = splice(answer, slip, control, context)
+            if edit is None or edit.place < done:
+                continue
+            ids += [*answer.ids[done : edit.place], *edit.errors, *edit.undos, *answer.ids[edit.place : edit.redone]]
+            provenance += CLEAN * (edit.place - done) + ERROR * len(edit.errors) + UNDO * len(edit.undos)
+            provenance += CORRECTION * (edit.redone - edit.place)
+            done = edit.redone
+            num_errors += 1
+        if num_errors == 0:
+            return None
+        ids += answer.ids[done:]
+        return Augmented(tuple(ids), provenance + CLEAN * (len(answer.ids) - done))
+
+    def _control(self, table: UndoTable) -> tuple[Unit, int]:
+        line, token = table.control("pop_line"), table.control("pop")
+        if self.undo != "token" and line is not None:
+            return "line", line
+        if self.undo != "line" and token is not None:
+            return "token", token
+        needed = {"auto": "pops a line or one token", "line": "pops a line", "token": "pops one token"}[self.undo]
+        raise ConfigError(f"arithmetic_slip with undo: {self.undo} needs a control token that {needed}; there is none")
+
+
+# -- steps and wrong results, on text -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One annotation: where it begins, its parts, and where the step ends (behind the number written after it)."""
+
+    begin: int
+    end: int
+    expression: str
+    result: str
+    written: str | None
+    """The number behind the annotation, when it is the result again."""
+    truth: Fraction
+    line: tuple[int, int]
+    """Start and end of the step's line, without its line break."""
+
+    def rewritten(self, text: str, expression: str, result: str, value: Fraction) -> str:
+        """Return the step's text with another expression and result."""
+        tail = text[self.begin + len(f"<<{self.expression}={self.result}>>") : self.end]
+        if self.written is not None:
+            tail = tail.removesuffix(self.written) + _render(value, like=self.written)
+        return f"<<{expression}={result}>>{tail}"
+
+
+@dataclass(frozen=True)
+class _Slip:
+    """Wrong text for one stretch of whole lines. Places are characters of the right text unless said otherwise."""
+
+    begin: int
+    end: int
+    departure: int
+    """The right text's first wrong number: nothing before it differs."""
+    step_end: int
+    wrong: str
+    wrong_step_end: int
+    """Characters of `wrong` up to the end of the last wrong step."""
+    num_lines: int
+
+
+def _steps(text: str) -> list[_Step]:
+    """Find the well-formed steps of an answer, first to last."""
+    found = []
+    for match in _STEP.finditer(text):
+        expression, result, written = match.group("expression", "result", "written")
+        truth = _work_out(expression)
+        if truth is None or not _NUMBER.fullmatch(result):
+            continue
+        end = match.end()
+        if written is not None and _value(written) != _value(result):
+            written, end = None, text.index(">>", match.start()) + 2
+        begin_line = text.rfind("\n", 0, match.start()) + 1
+        end_line = text.find("\n", match.start())
+        end_line = len(text) if end_line < 0 else end_line
+        if text[begin_line:end_line].endswith("\r"):
+            end_line -= 1
+        found.append(_Step(match.start(), end, expression, result, written, truth, (begin_line, end_line)))
+    return found
+
+
+def _slip(text: str, step: _Step, value: Fraction) -> _Slip:
+    result = _render(value, like=step.result)
+    begin, end = step.line
+    head = text[begin : step.begin] + step.rewritten(text, step.expression, result, value)
+    departure = step.begin + len(f"<<{step.expression}=")
+    return _Slip(
+        begin=begin,
+        end=end,
+        departure=departure,
+        step_end=step.end,
+        wrong=head + text[step.end : end],
+        wrong_step_end=len(head),
+        num_lines=1,
+    )
+
+
+def _carry(text: str, step: _Step, slip: _Slip, value: Fraction, later: Sequence[_Step]) -> _Slip | None:
+    """Work out the next line's step with the wrong result; None when that line does not use it."""
+    break_end = text.find("\n", slip.end) + 1
+    following = next((other for other in later if other.begin >= slip.end), None)
+    if following is None or break_end == 0 or following.line[0] != break_end:
+        return None
+    right = _value(step.result)
+
+    def replaced(part: str) -> str:
+        return _OPERAND.sub(lambda number: _render(value, number[0]) if _value(number[0]) == right else number[0], part)
+
+    expression = replaced(following.expression)
+    outcome = _work_out(expression)
+    if expression == following.expression or outcome is None or outcome < 0:
+        return None
+    outcome = round(outcome, 2)
+    if outcome in (_value(following.result), following.truth, round(following.truth, 2)):
+        return None
+    lines = slip.wrong + text[slip.end : break_end] + replaced(text[break_end : following.begin])
+    lines += following.rewritten(text, expression, _render(outcome, like="0"), outcome)
+    end = following.line[1]
+    return _Slip(
+        begin=slip.begin,
+        end=end,
+        departure=slip.departure,
+        step_end=following.end,
+        wrong=lines + text[following.end : end],
+        wrong_step_end=len(lines),
+        num_lines=2,
+    )
+
+
+def _perturb(result: str, truth: Fraction, rng: random.Random) -> Fraction:
+    """Return a number near the result, or one with a digit changed; never the result or the true value."""
+    decimals = _decimals(result)
+    right = abs(_value(result)) * 10**decimals
+    digits = str(int(right))
+    near = [int(right) + change for change in (-10, -2, -1, 1, 2, 10)]
+    changed = [
+        int(digits[:place] + digit + digits[place + 1 :]) for place in range(len(digits)) for digit in "0123456789"
+    ]
+    sign = -1 if result.startswith("-") else 1
+    forbidden = {_value(result), truth, round(truth, decimals)}
+    values = [sign * Fraction(number, 10**decimals) for number in rng.choice((near, changed)) if number >= 0]
+    return rng.choice([value for value in values if value not in forbidden])
+
+
+def _work_out(expression: str) -> Fraction | None:
+    """Return the value of + - * / and parentheses over numbers; None for anything else and for a division by zero."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", expression).strip()
+    if not _ARITHMETIC.fullmatch(plain):
+        return None
+    try:
+        return _value_of(ast.parse(plain, mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _value_of(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return Fraction(str(number))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value_of(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_value_of(left), _value_of(right))
+    raise ValueError(f"not arithmetic: {ast.dump(node)}")
+
+
+def _value(number: str) -> Fraction:
+    return Fraction(number.replace(",", ""))
+
+
+def _decimals(number: str) -> int:
+    return len(number.partition(".")[2])
+
+
+def _render(value: Fraction, like: str) -> str:
+    """Write a number in the manner of another: thousands, decimals (more where needed), a bare leading point."""
+    decimals = _decimals(like)
+    while (value * 10**decimals).denominator != 1:
+        decimals += 1
+    digits = str(abs(int(value * 10**decimals))).rjust(decimals + 1, "0")
+    whole, part = (digits[:-decimals], digits[-decimals:]) if decimals else (digits, "")
+    if "," in like:
+        whole = f"{int(whole):,}"
+    if whole == "0" and like.lstrip("-").startswith("."):
+        whole = ""
+    return ("-" if value < 0 else "") + whole + ("." + part if part else "")
+
+
+# -- the same on ids ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """Write `errors` and `undos` before the answer's id `place`; its ids up to `redone` are the correction."""
+
+    place: int
+    errors: tuple[int, ...]
+    undos: tuple[int, ...]
+    redone: int
+
+
+def _splice_line(answer: Answer, slip: _Slip, control: int, context: Vocabulary) -> _Edit | None:
+    place = answer.boundary(slip.begin)
+    if place is None:
+        return None
+    written = context.encode(answer.text[: slip.begin] + slip.wrong)
+    if written[:place] != answer.ids[:place]:
+        return None
+    edit = _Edit(place, written[place:], (control,) * slip.num_lines, answer.reach(slip.end))
+    return edit if _takes_back(edit, answer.ids, context.table) else None
+
+
+def _splice_tokens(answer: Answer, slip: _Slip, control: int, context: Vocabulary) -> _Edit | None:
+    written = context.encode(answer.text[: slip.begin] + slip.wrong[: slip.wrong_step_end])
+    place = _num_common(written, answer.ids)
+    # An id that departs before the wrong number means the tokenizer split the right text differently.
+    if place == len(answer.ids) or answer.offsets[place][1] <= slip.departure:
+        return None
+    errors = written[place:]
+    edit = _Edit(place, errors, (control,) * len(errors), answer.reach(slip.step_end))
+    return edit if _takes_back(edit, answer.ids, context.table) else None
+
+
+def _takes_back(edit: _Edit, ids: Sequence[int], table: UndoTable) -> bool:
+    """Say whether the undos remove exactly the errors."""
+    if not edit.errors or any(table.is_control(id) for id in edit.errors):
+        return False
+    stack = UndoStack(table)
+    for id in (*ids[: edit.place], *edit.errors):
+        stack.push(id)
+    popped = [stack.push(id) for id in edit.undos]
+    return all(popped) and sum(popped) == len(edit.errors)
+
+
+def _num_common(left: Sequence[int], right: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
