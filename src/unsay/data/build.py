@@ -1,0 +1,262 @@
+"""Examples × strategy × tokenizer → training rows on disk, with the list of what was refused and a manifest.
+
+Rows are ids with the origin of every token; text is never tokenised twice. Knows no tokenizer (it is handed two
+encoding functions) and imports no heavy library. The same examples, settings and seed give the same bytes.
+
+    manifest = build(examples, encoding, settings.undo, cutoff_len=2048, seed=0, folder=folder, evaluation=test)
+    rows = load_rows(folder)
+
+Writes `data/train.jsonl`, `data/refused.jsonl` and, last, `data/manifest.json` below the folder: rows without a
+manifest that names their hash are an interrupted build and are not loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from unsay.augment import Answer, Source, Strategy, Vocabulary, apply_strategy, derive_rng, load
+from unsay.errors import ConfigError, DataError, UndoError
+from unsay.records import CLEAN, CORRECTION, ERROR, SCHEMA, UNDO, Example, Row
+from unsay.settings import UndoData
+from unsay.store import layout, write
+from unsay.undo import EMPTY, Mask, check_row, loss_weights
+
+_KINDS = {CLEAN: "clean", ERROR: "error", UNDO: "undo", CORRECTION: "correction"}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What building needs of a tokenizer and a template.
+
+    `prompt` gives the ids the evaluation prompt has, too; `answer` the gold answer's ids with their place in the text,
+    no special tokens. Both may raise DataError or UndoError for an example, which is then refused. `vocabulary` is None
+    when the model has no undo token.
+    """
+
+    prompt: Callable[[Example], tuple[int, ...]]
+    answer: Callable[[str], Answer]
+    end_id: int
+    vocabulary: Vocabulary | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in the rows, and what they were made from."""
+
+    rows: int
+    refused: int
+    rows_with_undo: int
+    tokens: dict[str, int]
+    """Prompt, clean, error, undo and correction tokens, and the `supervised` ones among them: those with a loss."""
+    shares: dict[str, float]
+    """The same over all tokens."""
+    longest: int
+    """Tokens of the longest row, prompt and answer together."""
+    refusals: dict[str, int]
+    """How many rows were refused for which kind of reason."""
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    rows_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA} | asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+        return cls(**{key: item for key, item in value.items() if key != "schema"})
+
+
+class _RowError(Exception):
+    """One example that gives no row; `kind` is what the manifest counts."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def build(
+    examples: Iterable[Example],
+    encoding: Encoding,
+    undo: UndoData | None,
+    *,
+    cutoff_len: int,
+    seed: int,
+    folder: Path,
+    evaluation: Iterable[Example] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Build the rows of `examples`, in their order, and write them below `folder`.
+
+    `undo` None makes plain rows. Refused and listed with their reason: rows longer than `cutoff_len` (they are not
+    cut), rows whose question, or question with answer, is in `evaluation` (upper and lower case and white space aside),
+    and rows that break a rule of undo. `facts` goes into the manifest as it is. Raise DataError when two examples have
+    one id or when no row is left, ConfigError when the strategy does not fit the undo table.
+    """
+    strategy = _strategy(encoding, undo)
+    leaks = _Leaks(evaluation)
+    rows: list[Row] = []
+    refused: list[dict[str, Any]] = []
+    refusals: Counter[str] = Counter()
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise DataError(f"expected every example to have its own id, got {example.id!r} twice")
+        seen.add(example.id)
+        try:
+            leaks.check(example)
+            row = _row(example, encoding, undo, strategy, seed)
+            if (length := len(row.prompt_ids) + len(row.ids)) > cutoff_len:
+                raise _RowError("too_long", f"expected at most {cutoff_len} tokens (cutoff_len), got {length}")
+            rows.append(row)
+        except _RowError as error:
+            refusals[error.kind] += 1
+            refused.append({"schema": SCHEMA, "id": example.id, "kind": error.kind, "reason": str(error)})
+    if not rows:
+        raise DataError(_nothing_left(refused))
+    place = layout.data(folder)
+    content = _lines([row.to_json() for row in rows])
+    mask: Mask = undo.mask if undo else "none"
+    tokens = _count_tokens(rows, mask)
+    total = sum(tokens[kind] for kind in ("prompt", *_KINDS.values()))
+    manifest = Manifest(
+        rows=len(rows),
+        refused=len(refused),
+        rows_with_undo=sum(UNDO in row.provenance for row in rows),
+        tokens=tokens,
+        shares={kind: round(count / total, 6) for kind, count in tokens.items()},
+        longest=max(len(row.prompt_ids) + len(row.ids) for row in rows),
+        refusals=dict(sorted(refusals.items())),
+        settings={
+            "undo": asdict(undo) if undo else None,
+            "strategy": _options(strategy),
+            "undo_table": encoding.vocabulary.table.sha256() if encoding.vocabulary else None,
+            "end_id": encoding.end_id,
+            "cutoff_len": cutoff_len,
+            "seed": seed,
+        },
+        facts=dict(facts or {}),
+        rows_sha256=hashlib.sha256(content).hexdigest(),
+    )
+    write.write_bytes(place / layout.ROWS, content)
+    write.write_bytes(place / layout.REFUSED, _lines(refused))
+    write.write_json(place / layout.MANIFEST, manifest.to_json())
+    return manifest
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read what `build` wrote below `folder`; raise DataError when there is no finished build."""
+    path = layout.data(folder) / layout.MANIFEST
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"expected a finished build of training data, found no {path}; build it again") from error
+    except ValueError as error:
+        raise DataError(f"expected JSON in {path}, got: {error}; build the data again") from error
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise DataError(f"expected {path} with schema {SCHEMA}; it is from another release: build the data again")
+    return Manifest.from_json(value)
+
+
+def load_rows(folder: Path) -> list[Row]:
+    """Read the rows `build` wrote below `folder`; raise DataError unless they are the ones its manifest names."""
+    manifest = load_manifest(folder)
+    path = layout.data(folder) / layout.ROWS
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"expected training rows in {path}, found no such file; build the data again") from error
+    if hashlib.sha256(content).hexdigest() != manifest.rows_sha256:
+        raise DataError(f"expected {path} to be the file its manifest names, got another content; build the data again")
+    return [Row.from_json(json.loads(line)) for line in content.splitlines()]
+
+
+def _strategy(encoding: Encoding, undo: UndoData | None) -> Strategy | None:
+    if undo is None:
+        return None
+    if encoding.vocabulary is None or not encoding.vocabulary.table:
+        raise ConfigError(f"the undo strategy {undo.strategy!r} needs a model with an undo token; this one has none")
+    if not 0 <= undo.clean_share <= 1:
+        raise ConfigError(f"expected clean_share between 0 and 1, got {undo.clean_share}")
+    return load(undo.strategy, undo.options)
+
+
+def _options(strategy: Strategy | None) -> dict[str, Any] | None:
+    """Return every option of a strategy, defaults included: an old build keeps the value it was made with."""
+    if strategy is None:
+        return None
+    kind: Any = strategy
+    return {field.name: getattr(kind, field.name) for field in fields(kind)}
+
+
+def _row(example: Example, encoding: Encoding, undo: UndoData | None, strategy: Strategy | None, seed: int) -> Row:
+    try:
+        source = Source(example.id, encoding.prompt(example), encoding.answer(example.answer), encoding.end_id)
+    except (DataError, UndoError) as error:
+        raise _RowError("encoding", str(error)) from error
+    if not source.answer.ids:
+        raise _RowError("empty", "expected an answer of at least one token, got none")
+    try:
+        # The share has its own random state, so that changing it leaves the mistakes of the other rows as they are.
+        clean = undo is None or derive_rng(seed, example.id, "clean_share").random() < undo.clean_share
+        if undo is not None and strategy is not None and encoding.vocabulary is not None and not clean:
+            return apply_strategy(undo.strategy, strategy, source, encoding.vocabulary, seed=seed)
+        row = source.plain()
+        check_row(row, source.answer.ids, encoding.vocabulary.table if encoding.vocabulary else EMPTY, {source.end_id})
+        return row
+    except UndoError as error:
+        raise _RowError("undo", str(error)) from error
+
+
+class _Leaks:
+    """The evaluation examples a training row must not be."""
+
+    def __init__(self, evaluation: Iterable[Example]) -> None:
+        self.questions: dict[str, str] = {}
+        self.exchanges: dict[str, str] = {}
+        for example in evaluation:
+            self.questions.setdefault(_normalised(example.question), example.id)
+            self.exchanges.setdefault(_normalised(f"{example.question} {example.answer}"), example.id)
+        self.questions.pop("", None)
+
+    def check(self, example: Example) -> None:
+        leaked = self.questions.get(_normalised(example.question))
+        what = "question"
+        if leaked is None:
+            leaked = self.exchanges.get(_normalised(f"{example.question} {example.answer}"))
+            what = "question and answer"
+        if leaked is not None:
+            raise _RowError("leak", f"expected a row that is not evaluated on, got the {what} of item {leaked}")
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _count_tokens(rows: Sequence[Row], mask: Mask) -> dict[str, int]:
+    letters = Counter[str]()
+    supervised = 0
+    for row in rows:
+        letters.update(row.provenance)
+        supervised += sum(weight > 0 for weight in loss_weights(row.provenance, mask))
+    return {
+        "prompt": sum(len(row.prompt_ids) for row in rows),
+        **{kind: letters[letter] for letter, kind in _KINDS.items()},
+        "supervised": supervised,
+    }
+
+
+def _lines(values: Sequence[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for value in values)
+
+
+def _nothing_left(refused: Sequence[Mapping[str, Any]]) -> str:
+    if not refused:
+        return "expected at least one training example, got none; check the dataset's path and split"
+    first = refused[0]
+    return f"expected at least one training row, but all {len(refused)} were refused; {first['id']}: {first['reason']}"
