@@ -138,7 +138,9 @@ def _disk(output_dir: Path) -> Iterator[Check]:
     place = output_dir.absolute()
     while not place.exists():
         place = place.parent
-    if os.access(place, os.W_OK):
+    if not place.is_dir():
+        yield Check("lab folder", "bad", f"{place} is a file", "choose another output_dir, or move that file away")
+    elif os.access(place, os.W_OK):
         made = "" if place == output_dir.absolute() else f" (will be made in {place})"
         yield Check("lab folder", "ok", f"{output_dir.absolute()}{made}")
     else:

@@ -1,0 +1,187 @@
+"""Comparisons: right numbers, only between what can be compared, and said honestly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
+
+from tests.unit.lab import ARMS, ITEMS, Arm, make, make_lab
+from unsay.report import tables
+from unsay.store import layout, read, write
+from unsay.store.read import Entry
+
+
+def whole(output_dir: Path) -> list[Entry]:
+    return [entry for entry in read.find(output_dir) if entry.limit is None]
+
+
+def set_scores(folder: Path, right: list[bool]) -> None:
+    """Replace the per-item scores of a fabricated experiment."""
+    (path,) = folder.glob("samples_*")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["exact_match"] = float(right[line["doc_id"]])
+    write.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_each_experiment_is_compared_with_the_plain_fine_tuning_of_its_model(tmp_path: Path) -> None:
+    found = tables.differences(whole(make_lab(tmp_path)))
+    assert [(one.other.name, one.baseline.name) for one in found] == [
+        ("EXP-001", "EXP-003"),
+        ("EXP-004", "EXP-003"),
+        ("EXP-002", "EXP-001"),
+    ]
+    assert all(one.n == ITEMS and one.family == 3 for one in found)
+
+
+def test_without_fine_tuning_the_vanilla_run_is_the_baseline(tmp_path: Path) -> None:
+    make_lab(tmp_path, (ARMS[0], ARMS[3]))
+    (one,) = tables.differences(whole(tmp_path))
+    assert (one.baseline.name, one.other.name) == ("EXP-001", "EXP-004")
+
+
+def test_the_numbers_agree_with_scipy_and_statsmodels(tmp_path: Path) -> None:
+    found = tables.differences(whole(make_lab(tmp_path)))
+    expected = [binomtest(one.only_other, one.only_other + one.only_baseline).pvalue for one in found]
+    assert [one.p for one in found] == pytest.approx(expected, rel=1e-9)
+    assert [one.p_holm for one in found] == pytest.approx(multipletests(expected, method="holm")[1], rel=1e-9)
+    for one in found:
+        a, b = (dict(tables.item_scores(entry)) for entry in (one.baseline, one.other))
+        gains = [100 * (b[item][1] - a[item][1]) for item in a]
+        mean = sum(gains) / ITEMS
+        variance = sum((gain - mean) ** 2 for gain in gains) / (ITEMS - 1)
+        assert one.diff == pytest.approx(mean)
+        assert one.stderr == pytest.approx((variance / ITEMS) ** 0.5)
+
+
+def test_the_sign_is_other_minus_baseline(tmp_path: Path) -> None:
+    plain, undo = (make(tmp_path, arm) for arm in ARMS[2:4])
+    set_scores(plain, [item < 100 for item in range(ITEMS)])
+    set_scores(undo, [item < 110 for item in range(ITEMS)])
+    (one,) = tables.differences(whole(tmp_path))
+    assert (one.diff, one.only_other, one.only_baseline) == (pytest.approx(5.0), 10, 0)
+    assert one.arms == ("undo data in only one",)
+
+
+def test_other_gold_answers_items_or_definitions_are_not_compared(tmp_path: Path) -> None:
+    for change in ("gold", "items", "definition", "none"):
+        lab = tmp_path / change
+        make(lab, ARMS[2])
+        folder = make(lab, ARMS[3])
+        (path,) = folder.glob("samples_*")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if change == "gold":
+            lines[0]["target"] = "another answer"
+        elif change == "items":
+            lines = [line for line in lines if line["doc_id"] != 3]
+        elif change == "definition":
+            metrics = json.loads((folder / layout.METRICS).read_text())
+            metrics["metrics"]["exact_match_strict"]["definition"] = "another"
+            write.write_json(folder / layout.METRICS, metrics)
+        write.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        entries = whole(lab)
+        assert len(tables.differences(entries)) == (1 if change == "none" else 0), change
+        assert len(tables.uncompared(entries)) == (0 if change == "none" else 2), change
+
+
+def test_what_has_no_scores_per_item_is_named(tmp_path: Path) -> None:
+    folder = make(tmp_path, ARMS[0])
+    next(folder.glob("samples_*")).unlink()
+    ((entry, reason),) = tables.uncompared(whole(tmp_path))
+    assert entry.name == "EXP-001"
+    assert "per item" in reason
+
+
+def test_limited_runs_are_never_compared_with_whole_ones(tmp_path: Path) -> None:
+    make_lab(tmp_path, (ARMS[2], ARMS[4]))
+    assert tables.differences(read.find(tmp_path)) == []
+
+
+# -- the one sentence -------------------------------------------------------------
+
+
+def test_the_headline_of_one_null_result(tmp_path: Path) -> None:
+    plain, undo = (make(tmp_path, arm) for arm in ARMS[2:4])
+    set_scores(plain, [item % 2 == 0 for item in range(ITEMS)])
+    set_scores(undo, [item % 2 == 0 or item == 1 for item in range(ITEMS)])
+    sentence = tables.headline(tables.differences(whole(tmp_path)))
+    assert sentence == (
+        "EM (strict) of lora/train_bt and lora/train does not differ beyond chance: +0.5 ± 0.5 points, p = 1.00."
+    )
+
+
+def test_the_headline_of_one_clear_result(tmp_path: Path) -> None:
+    plain, undo = (make(tmp_path, arm) for arm in ARMS[2:4])
+    set_scores(plain, [item < 150 for item in range(ITEMS)])
+    set_scores(undo, [item < 100 for item in range(ITEMS)])
+    sentence = tables.headline(tables.differences(whole(tmp_path)))
+    assert sentence == "EM (strict) of lora/train_bt is 25.0 ± 3.1 points lower than that of lora/train, p < 0.001."
+
+
+def test_the_headline_separates_what_differs_from_what_does_not(tmp_path: Path) -> None:
+    vanilla, plain, undo = (make(tmp_path, arm) for arm in (ARMS[0], *ARMS[2:4]))
+    set_scores(vanilla, [item < 150 for item in range(ITEMS)])
+    set_scores(plain, [item < 100 for item in range(ITEMS)])
+    set_scores(undo, [item < 101 for item in range(ITEMS)])
+    sentence = tables.headline(tables.differences(whole(tmp_path)))
+    assert sentence == (
+        "EM (strict) differs beyond chance for fewshot_8 against lora/train (+25.0 ± 3.1, p < 0.001); "
+        "it does not for lora/train_bt against lora/train (+0.5 ± 0.5, p = 1.00); p is Holm-adjusted."
+    )
+
+
+def test_two_equal_runs_do_not_differ(tmp_path: Path) -> None:
+    for arm in ARMS[2:4]:
+        set_scores(make(tmp_path, arm), [True] * ITEMS)
+    (one,) = tables.differences(whole(tmp_path))
+    assert (one.diff, one.stderr, one.p) == (0.0, 0.0, 1.0)
+    assert "does not differ beyond chance: +0.0 ± 0.0" in tables.headline([one])
+
+
+def test_nothing_to_compare_is_said() -> None:
+    assert "nothing can be compared" in tables.headline([])
+
+
+def test_several_seeds_have_names_of_their_own(tmp_path: Path) -> None:
+    make(tmp_path, Arm("EXP-1", method="sft", config="lora/train", seed=1, model="m"))
+    base = make(tmp_path, Arm("EXP-9", method="sft", config="lora/train/x", seed=9, model="m"))
+    record = read.record(base)
+    assert record is not None
+    write.write_json(base / layout.EXPERIMENT, replace(record, config="lora/train").to_json())
+    names = tables.short_names(tables.differences(whole(tmp_path)))
+    assert sorted(names.values()) == ["m lora/train seed 1", "m lora/train seed 9"]
+
+
+# -- rows -------------------------------------------------------------------------
+
+
+def test_undo_measures_are_shown_only_where_an_undo_was_possible(tmp_path: Path) -> None:
+    rows = {row.name: row for row in map(tables.row, whole(make_lab(tmp_path)))}
+    assert tables.undo_names(rows["EXP-001"]) == ("sampled_tokens",)
+    assert tables.undo_names(rows["EXP-004"]) == ("undo_rate_token", "sampled_tokens")
+
+
+def test_items_of_a_limited_run(tmp_path: Path) -> None:
+    make(tmp_path, ARMS[4])
+    (entry,) = read.find(tmp_path)
+    assert tables.items_of(tables.row(entry)) == (20, ITEMS)
+    assert entry.record is not None
+    unknown = replace(entry, record=replace(entry.record, items=20))
+    assert tables.items_of(tables.row(unknown)) == (20, None)
+    told = replace(entry, record=replace(entry.record, items=20, facts={"total": 1319}))
+    assert tables.items_of(tables.row(told)) == (20, 1319)
+
+
+def test_a_row_with_broken_metrics_says_so(tmp_path: Path) -> None:
+    folder = make(tmp_path, ARMS[0])
+    write.write_text(folder / layout.METRICS, "{")
+    (entry,) = read.find(tmp_path)
+    row = tables.row(entry)
+    assert row.metrics == {}
+    assert row.problem is not None
+    assert layout.METRICS in row.problem
