@@ -26,3 +26,18 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return built[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Return the folder of real data, or skip: it is not part of this repository."""
+    folder = Path(os.environ.get("UNSAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real data in {folder} (set UNSAY_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gsm8k(data_folder: Path) -> Path:
+    """Return the folder with GSM8K's train.jsonl and test.jsonl."""
+    return data_folder / "gsm8k"

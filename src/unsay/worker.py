@@ -22,7 +22,7 @@ from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from unsay import catalog
 from unsay.errors import UnsayError
@@ -195,9 +195,10 @@ def _stop(signum: int, frame: Any) -> None:
     raise Stopped(f"stopped by {signal.Signals(signum).name}")
 
 
-def _watch_parent(stream: IO[bytes]) -> None:
+def _watch_parent() -> None:
     """End this process when the one that started it is gone (its end of our standard input closes)."""
-    stream.read()
+    while os.read(0, 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -205,7 +206,7 @@ def main() -> int:
     value = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     log = Path(value.pop("log"))
     signal.signal(signal.SIGTERM, _stop)
-    threading.Thread(target=_watch_parent, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_watch_parent, daemon=True).start()
     with _events() as report:
         outcome = carry_out(Job.from_json(value), report, log=log)
     return 0 if outcome.status == "completed" else 1

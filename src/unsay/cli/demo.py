@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ def command(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="The lab folder; the page is written beside it.")
     ] = Path("demo/outputs"),
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Evaluate only the first N problems.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N problems.")] = None,
     as_json: _lab.Json = False,
 ) -> None:
     """Run the whole loop on the bundled model and generated problems; nothing is downloaded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,18 +12,18 @@ from unsay.cli import _lab
 
 def command(
     file: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
-    ids: Annotated[Optional[list[str]], typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
     executor: Annotated[
         str, typer.Option(help="Where to run: local (a process each) or inline (this process).")
     ] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")] = False,
     limit: Annotated[
-        Optional[int], typer.Option(min=1, help="Evaluate only the first N items; kept apart from full results.")
+        int | None, typer.Option(min=1, help="Evaluate only the first N items; kept apart from full results.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Run again what is finished; the old result is kept aside.")
     ] = False,
-    output_dir: Annotated[Optional[Path], typer.Option(help="The lab folder, instead of the file's own.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="The lab folder, instead of the file's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option(help="Answers generated at a time.", min=1)] = 32,

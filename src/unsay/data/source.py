@@ -9,6 +9,7 @@ lm-eval and training read the very same files.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -71,12 +72,10 @@ def open_source(dataset: Dataset, output_dir: Path) -> Source:
     if not path.exists():
         reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
         return Source(dataset.name, reader, dataset.task or reader.task, {}, dataset.path, dataset.answer)
-    format_name, columns, files = dataset.format or _guess_format(path), dict(dataset.columns), _split_files(path)
-    if format_name == "dataset_info":
-        format_name, columns, files = _dataset_info(path, dataset)
-    reader = _format(format_name, columns)
+    files = _split_files(path)
+    reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
     task = dataset.task or reader.task
-    if format_name == DEFAULT_FORMAT and not columns and not dataset.dev_share and "test" in files:
+    if dataset.format == DEFAULT_FORMAT and not dataset.columns and not dataset.dev_share and "test" in files:
         return Source(dataset.name, reader, task, files, None, dataset.answer)
     written = _write_normalised(dataset, reader, files, output_dir)
     return Source(dataset.name, _format(DEFAULT_FORMAT, {}), task, written, None, dataset.answer)
@@ -119,7 +118,7 @@ def _format(name: str, columns: Mapping[str, str]) -> DatasetFormat:
     try:
         return plugin(**columns)  # type: ignore[no-any-return]
     except TypeError as error:
-        known = ", ".join(plugin.__dataclass_fields__)
+        known = ", ".join(field.name for field in dataclasses.fields(plugin))
         raise DataError(f"format {name!r} has the columns {known}; got {', '.join(columns)}.") from error
 
 
@@ -134,12 +133,6 @@ def _generated(dataset: Dataset, output_dir: Path) -> Source:
     return Source(dataset.name, _format(DEFAULT_FORMAT, {}), "gsm8k", files, None)
 
 
-def _guess_format(path: Path) -> str:
-    if path.is_dir() and (path / "dataset_info.json").is_file() and not (path / "train.jsonl").is_file():
-        return "dataset_info"
-    return DEFAULT_FORMAT
-
-
 def _split_files(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {"train": path}
@@ -149,30 +142,9 @@ def _split_files(path: Path) -> dict[str, Path]:
         for suffix in (".json", ".jsonl")
         if (file := path / f"{split}{suffix}").is_file()
     }
-    if not files and not (path / "dataset_info.json").is_file():
+    if not files:
         raise DataError(f"{path}: expected train.jsonl and test.jsonl in this folder, found neither.")
     return files
-
-
-def _dataset_info(path: Path, dataset: Dataset) -> tuple[str, dict[str, str], dict[str, Path]]:
-    """Read LLaMA-Factory's dataset_info.json: which file, which format, which columns."""
-    folder = path if path.is_dir() else path.parent
-    file = folder / "dataset_info.json"
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: expected LLaMA-Factory's dataset_info.json, got {error}.") from error
-    entry = known.get(dataset.name)
-    if not isinstance(entry, dict) or "file_name" not in entry:
-        have = ", ".join(sorted(known)) or "none"
-        raise DataError(f"{file}: expected an entry {dataset.name!r} with `file_name`, it has: {have}.")
-    format_name = str(entry.get("formatting", "alpaca"))
-    columns = dict(entry.get("columns") or {}) | dict(entry.get("tags") or {} if format_name == "sharegpt" else {})
-    accepted = catalog.plugin("datasets", format_name).__dataclass_fields__
-    data = folder / entry["file_name"]
-    if not data.is_file():
-        raise DataError(f"{file}: entry {dataset.name!r} names {entry['file_name']!r}, which is not in this folder.")
-    return format_name, {key: value for key, value in columns.items() if key in accepted}, {"train": data}
 
 
 def _write_normalised(
@@ -209,7 +181,7 @@ def _write_normalised(
 
 
 def _line(example: Example, answer: str | None) -> str:
-    final = example.answer
+    final = example.answer.strip()
     if answer is not None:
         match = re.search(answer, example.answer)
         if match is None:
@@ -223,5 +195,5 @@ def _line(example: Example, answer: str | None) -> str:
 
 
 def _draw(question: str) -> float:
-    """Return a number in [0, 1) that depends on the question alone, so that adding rows never moves one across splits."""
+    """Return a number in [0, 1) from the question alone: adding rows never moves one to the other split."""
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64

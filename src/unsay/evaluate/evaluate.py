@@ -19,29 +19,24 @@ from unsay import engine, identity, metrics
 from unsay.data.source import Source
 from unsay.errors import EvaluationError
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
-from unsay.evaluate.lm_eval_tasks import task_config
+from unsay.evaluate.lm_eval_tasks import FINAL, task_config
 from unsay.evaluate.setup import Opened
 from unsay.job import Job, Report, Result
-from unsay.metrics.exact_match import ExactMatch
-from unsay.prompts import Prompter
 from unsay.records import BUDGET_REASONS, MetricValue, Prompt, Sample, Trace
 from unsay.settings import Decode, Prompting
 from unsay.store import layout, read, write
-from unsay.undo import UndoTable
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate and where the results go. `weights` is the hash of what the model computes with."""
+    """What to evaluate and where the results go."""
 
     source: Source
     prompting: Prompting
     decode: Decode
-    prompter: Prompter
-    table: UndoTable
-    weights: str
+    opened: Opened
     model_name: str
     seed: int
     folder: Path
@@ -58,9 +53,7 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
         source=source,
         prompting=settings.prompting,
         decode=settings.decode,
-        prompter=opened.prompter,
-        table=opened.table,
-        weights=opened.weights,
+        opened=opened,
         model_name=job.experiment.model.name,
         seed=job.experiment.seed,
         folder=job.result_folder,
@@ -69,26 +62,25 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
     )
     result = evaluate(
         evaluation,
-        opened.load,
         lambda done, total: report({"event": "progress", "stage": "evaluate", "done": done, "total": total}),
     )
     return replace(result, facts=result.facts | opened.facts)
 
 
-def evaluate(evaluation: Evaluation, load_model: Callable[[], Any], progress: Progress) -> Result:
+def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     """Generate what is missing, score everything, write every result file.
 
-    `load_model` is called only when an answer has to be generated. Raises EvaluationError when lm-eval's exact match
+    The weights are loaded only when an answer has to be generated. Raises EvaluationError when lm-eval's exact match
     and ours differ on any item.
     """
-    answers = Answers(evaluation, load_model, progress)
+    answers = Answers(evaluation, progress)
     config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
     results = _run_lm_eval(evaluation, config, answers)
     task = str(config["task"])
     lines = results["samples"][task]
     total = int(results["n-samples"][task]["original"])
     samples = _samples(lines, answers.traces)
-    scores = metrics.score(samples, metrics=_metrics(config))
+    scores = metrics.score(samples, metrics.load_all({"exact_match": _exact_match_options(config)}))
     _check_exact_match(lines, scores.items)
     files = _write_lm_eval_files(results, evaluation.folder)
     write.write_bytes(
@@ -98,7 +90,7 @@ def evaluate(evaluation: Evaluation, load_model: Callable[[], Any], progress: Pr
             for prompt, sample in zip(answers.prompts, samples, strict=True)
         ),
     )
-    _write_metrics(evaluation.folder / layout.METRICS, scores.summary, len(samples))
+    _write_metrics(evaluation.folder / layout.METRICS, scores.values, len(samples))
     return Result(
         hashes={"eval": answers.eval_hash},
         items=total,
@@ -109,7 +101,7 @@ def evaluate(evaluation: Evaluation, load_model: Callable[[], Any], progress: Pr
             "prompt_0": answers.prompts[0].text,
             "prompts_cut": sum(prompt.cut > 0 for prompt in answers.prompts),
             "answers_cut": sum(trace.finish_reason in BUDGET_REASONS for trace in answers.traces),
-            "undo_table": evaluation.table.to_json(),
+            "undo_table": evaluation.opened.table.to_json(),
         },
         warnings=_warnings(answers),
     )
@@ -118,9 +110,8 @@ def evaluate(evaluation: Evaluation, load_model: Callable[[], Any], progress: Pr
 class Answers:
     """The answers to one evaluation's prompts: what is on disk already, and the rest from the model."""
 
-    def __init__(self, evaluation: Evaluation, load_model: Callable[[], Any], progress: Progress) -> None:
+    def __init__(self, evaluation: Evaluation, progress: Progress) -> None:
         self._evaluation = evaluation
-        self._load_model = load_model
         self._progress = progress
         self.prompts: list[Prompt] = []
         self.traces: list[Trace] = []
@@ -131,12 +122,12 @@ class Answers:
         evaluation = self._evaluation
         self.prompts = [self._prompt(item) for item in items]
         self.eval_hash = identity.eval_hash(
-            weights=evaluation.weights,
-            template=evaluation.prompter.template or "",
+            weights=evaluation.opened.weights,
+            template=evaluation.opened.template or "",
             prompts=[prompt.sha256 for prompt in self.prompts],
             prompting=evaluation.prompting,
             decode=evaluation.decode,
-            undo_table=evaluation.table.sha256(),
+            undo_table=evaluation.opened.table.sha256(),
             seed=evaluation.seed,
         )
         done = self._resume()
@@ -152,7 +143,7 @@ class Answers:
 
     def _prompt(self, item: PromptItem) -> Prompt:
         ids, cut = item.prompt.ids, 0
-        room = self._evaluation.prompter.max_length - self._evaluation.decode.max_new_tokens
+        room = self._evaluation.opened.max_length - self._evaluation.decode.max_new_tokens
         if len(ids) > room > 0:  # like lm-eval's own model: drop the beginning, and say so
             cut = len(ids) - room
             ids = ids[cut:]
@@ -160,7 +151,7 @@ class Answers:
             key=item.key,
             text=item.prompt.text,
             ids=tuple(ids),
-            pieces=tuple(self._evaluation.prompter.pieces(ids)),
+            pieces=tuple(self._evaluation.opened.prompter.pieces(ids)),
             sha256=identity.sha256_of(list(ids)),
             cut=cut,
         )
@@ -177,21 +168,20 @@ class Answers:
         return {trace.key: trace for trace in found if wanted.get(trace.key) == trace.prompt_sha256}
 
     def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Any, Trace], total: int) -> None:
-        evaluation = self._evaluation
-        model = self._load_model()
+        evaluation, opened = self._evaluation, self._evaluation.opened
         seeds = {prompt.key: _seed(evaluation.seed, prompt) for _, prompt in missing}
         hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
         requests = [engine.Request(prompt.key, prompt.ids, seeds[prompt.key], item.stop) for item, prompt in missing]
         options = engine.Options(
             decode=evaluation.decode,
-            table=evaluation.table,
-            end_ids=frozenset(evaluation.prompter.end_ids),
-            text_of=evaluation.prompter.visible_text,
-            pad_id=evaluation.prompter.end_id,
+            table=opened.table,
+            end_ids=opened.prompter.end_ids,
+            text_of=opened.visible_text,
+            pad_id=opened.prompter.end_id,
             batch_size=evaluation.batch_size,
         )
         with write.Journal(evaluation.folder / layout.TRACES) as journal:
-            for finished in engine.generate(model, requests, options):
+            for finished in engine.generate(opened.load(), requests, options):
                 key = finished.request.key
                 trace = Trace(
                     key=key,
@@ -199,7 +189,7 @@ class Answers:
                     eval_hash=self.eval_hash,
                     seed=seeds[key],
                     ids=finished.ids,
-                    pieces=tuple(evaluation.prompter.pieces(finished.ids)),
+                    pieces=tuple(opened.prompter.pieces(finished.ids)),
                     visible_ids=finished.visible_ids,
                     visible=finished.visible,
                     finish_reason=finished.finish_reason,
@@ -219,14 +209,15 @@ def _seed(seed: int, prompt: Prompt) -> int:
 
 def _run_lm_eval(evaluation: Evaluation, config: dict[str, Any], answers: Answers) -> dict[str, Any]:
     import lm_eval
-    import lm_eval.models  # noqa: F401  (registers lm-eval's own models before anything asks its registry)
+    import lm_eval.models
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     thinking = evaluation.prompting.enable_thinking
-    chat = evaluation.prompting.apply_chat_template and evaluation.prompter.template is not None
+    prompter = evaluation.opened.prompter
+    chat = evaluation.prompting.apply_chat_template and prompter.has_template
     results = lm_eval.simple_evaluate(
-        model=UnsayLM(evaluation.prompter, answers, enable_thinking=thinking),
+        model=UnsayLM(prompter, answers, enable_thinking=thinking),
         model_args={"pretrained": evaluation.model_name},
         tasks=[config],
         limit=evaluation.limit,
@@ -243,7 +234,7 @@ def _run_lm_eval(evaluation: Evaluation, config: dict[str, Any], answers: Answer
         raise EvaluationError("lm-eval returned no samples. Expected one process; unset RANK and LOCAL_RANK.")
     full: dict[str, Any] = dict(results)
     full["config"] = dict(full["config"]) | {"model": "unsay", "batch_size": evaluation.batch_size}
-    full["chat_template"] = evaluation.prompter.template if chat else None
+    full["chat_template"] = evaluation.opened.template if chat else None
     full["fewshot_as_multiturn"] = evaluation.prompting.fewshot_as_multiturn
     return full
 
@@ -274,7 +265,8 @@ def _write_lm_eval_files(results: dict[str, Any], folder: Path) -> dict[str, str
         names = [path.name for path in written]
         if len(names) != 1 + len(samples) or any(not path.stat().st_size for path in written):
             raise EvaluationError(
-                f"lm-eval could not write its results (it wrote {names or 'nothing'}). Check the free space of {folder}."
+                f"lm-eval could not write its results (it wrote {names or 'nothing'}). "
+                f"Check the free space of {folder}."
             )
         earlier = [path.name for path in folder.iterdir() if path.name.startswith(("results_", "samples_"))]
         write.supersede(folder, earlier, "unfinished")
@@ -306,23 +298,30 @@ def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sampl
     return [seen[document] for document in sorted(seen)]
 
 
-def _metrics(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics whose options the task decides: its extraction patterns are lm-eval's own."""
+def _exact_match_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return how the task cuts out and compares final answers, so that our exact match is lm-eval's."""
     patterns = {
         item["name"]: step["regex_pattern"]
         for item in config.get("filter_list") or []
         for step in item["filter"]
         if step["function"] == "regex"
     }
-    exact = next((m for m in config.get("metric_list") or [] if m["metric"] == "exact_match"), {})
+    exact: dict[str, Any] = next(
+        (each for each in config.get("metric_list") or [] if each["metric"] == "exact_match"), {}
+    )
     return {
-        "exact_match": replace(
-            ExactMatch(),
-            strict=patterns.get("strict-match"),
-            flexible=patterns.get("flexible-extract"),
-            ignored=tuple(exact.get("regexes_to_ignore", ())),
-        )
+        "strict": patterns.get("strict-match"),
+        "flexible": patterns.get("flexible-extract"),
+        "ignored": tuple(exact.get("regexes_to_ignore", ())),
+        "ignore_case": bool(exact.get("ignore_case", False)),
+        "gold": patterns.get("strict-match") if config["doc_to_target"] == FINAL else None,
+        "source": f"lm-eval {config['task']} v{_version(config)}",
     }
+
+
+def _version(config: dict[str, Any]) -> str:
+    version = (config.get("metadata") or {}).get("version", "?")
+    return f"{version:g}" if isinstance(version, float) else str(version)
 
 
 def _check_exact_match(lines: list[dict[str, Any]], items: dict[str, list[float | None]]) -> None:
@@ -336,8 +335,8 @@ def _check_exact_match(lines: list[dict[str, Any]], items: dict[str, list[float 
         ours = items[name][position[int(line["doc_id"])]]
         if ours is not None and ours != 100.0 * float(line["exact_match"]):
             raise EvaluationError(
-                f"document {line['doc_id']}: lm-eval scores {line['filter']} {line['exact_match']}, we score {ours / 100}"
-                ". Expected the same; the numbers are not written. Please report the sample's text."
+                f"document {line['doc_id']}: expected lm-eval and unsay to agree on {line['filter']}, got "
+                f"{line['exact_match']} and {ours / 100}. No number was written; please report the sample's text."
             )
 
 

@@ -47,7 +47,7 @@ class UnsayLM(LM):  # type: ignore[misc]
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        return self.prompter.template if chat_template else ""
+        return (self.prompter.template or self.tokenizer.chat_template) if chat_template else ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         text = self.prompter.render(

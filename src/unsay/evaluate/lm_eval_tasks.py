@@ -18,6 +18,12 @@ from unsay.errors import EvaluationError
 from unsay.records import Example
 from unsay.settings import Decode, Prompting
 
+FINAL = "{{final}}"
+"""The final answer of own data, cut out of the gold answer when its lines were written."""
+
+WHOLE = r"(?s)\A\s*(.*?)\s*\Z"
+"""The whole answer without the white space around it."""
+
 FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 """lm-eval's pattern for the last number of an answer (its gsm8k task, `flexible-extract`)."""
 
@@ -71,24 +77,13 @@ def plain_task(source: Source) -> dict[str, Any]:
     With an `answer:` pattern its first group is extracted from answer and reference alike (strict), and the last
     number of the answer is the flexible reading; without one the whole text has to match.
     """
-    filters: list[dict[str, Any]] = [{"name": "strict-match", "filter": [{"function": "take_first"}]}]
+    readings: dict[str, dict[str, Any]] = {"strict-match": {"regex_pattern": source.answer or WHOLE}}
     if source.answer is not None:
-        filters = [
-            {
-                "name": "strict-match",
-                "filter": [
-                    {"function": "regex", "regex_pattern": source.answer},
-                    {"function": "take_first"},
-                ],
-            },
-            {
-                "name": "flexible-extract",
-                "filter": [
-                    {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE},
-                    {"function": "take_first"},
-                ],
-            },
-        ]
+        readings["flexible-extract"] = {"regex_pattern": FLEXIBLE, "group_select": -1}
+    filters = [
+        {"name": name, "filter": [{"function": "regex"} | reading, {"function": "take_first"}]}
+        for name, reading in readings.items()
+    ]
     return {
         "task": re.sub(r"[^A-Za-z0-9_-]", "_", source.name),
         "output_type": "generate_until",
@@ -96,7 +91,7 @@ def plain_task(source: Source) -> dict[str, Any]:
         "fewshot_split": "train",
         "test_split": "test",
         "doc_to_text": "{{question}}",
-        "doc_to_target": "{{final}}",
+        "doc_to_target": FINAL,
         "fewshot_config": {"sampler": "default", "doc_to_target": "{{answer}}"},
         "metric_list": [
             {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}

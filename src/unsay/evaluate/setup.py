@@ -1,13 +1,13 @@
-"""Open a model for evaluation or training: tokenizer, prompts, undo table, and a way to load the weights when needed."""
+"""Open a model for evaluation or training: tokenizer, prompts, undo table, and the weights once they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unsay import identity, loading
+from unsay import augment, identity, loading
 from unsay.config import Model
 from unsay.errors import EvaluationError
 from unsay.models import family_of
@@ -24,12 +24,22 @@ class Opened:
     prompter: Prompter
     table: UndoTable
     weights: str
-    tokenizer_hash: str
+    max_length: int
+    """Positions the model has, prompt and answer together."""
     device: str
     load: Callable[[], Any]
     context: str | None = None
     """The undo context the adapter or the weights were trained with; None where nothing says."""
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def template(self) -> str | None:
+        """The chat template in force, as Jinja text."""
+        return self.prompter.template or self.tokenizer.chat_template
+
+    def visible_text(self, ids: Sequence[int]) -> str:
+        """Decode survivors as lm-eval and LLaMA-Factory decode answers: once, other special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def check_context(self, decode: Decode) -> None:
         """Refuse to decode in another context mode than was trained, unless the settings were meant that way."""
@@ -60,10 +70,10 @@ def open_model(
         family_of(config.model_type),
         undo_file,
         with_undo=undo is not None,
-        actions=("pop",) if undo is None else undo_actions(undo),
+        actions=() if undo is None else augment.load(undo.strategy, undo.options).actions,
     )
-    end_ids = loading.eos_ids(model.path, model.revision, tokenizer, model.trust_remote_code)
-    prompter = Prompter(tokenizer, model.template, table=table, end_ids=end_ids)
+    eos_ids = loading.eos_ids(model.path, model.revision, tokenizer, model.trust_remote_code)
+    prompter = Prompter(tokenizer, model.template, eos_ids=eos_ids, control_ids=table.actions)
     device, dtype = resolve_device(device, dtype)
 
     def load() -> Any:
@@ -77,7 +87,7 @@ def open_model(
         prompter=prompter,
         table=table,
         weights=weights or _weights(model, adapter, commit),
-        tokenizer_hash=_tokenizer_hash(model, commit),
+        max_length=int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31),
         device=device,
         load=load,
         context=None if undo_file is None else loading.read_undo_file(undo_file).context,
@@ -98,21 +108,7 @@ def resolve_device(device: str, dtype: str) -> tuple[str, str]:
     return device, dtype
 
 
-def undo_actions(undo: UndoData) -> tuple[Any, ...]:
-    """Return the undo actions a strategy's rows use."""
-    from unsay.augment import actions_of
-
-    return tuple(actions_of(undo))
-
-
 def _weights(model: Model, adapter: Path | None, commit: str | None) -> str:
     folder = Path(model.path)
     base = identity.weights_fingerprint(folder) if folder.is_dir() else f"{model.path}@{commit or model.revision}"
     return base if adapter is None else identity.sha256_of([base, identity.adapter_fingerprint(adapter)])
-
-
-def _tokenizer_hash(model: Model, commit: str | None) -> str:
-    folder = Path(model.path)
-    if folder.is_dir():
-        return identity.tokenizer_fingerprint(folder)
-    return f"{model.path}@{commit or model.revision}"

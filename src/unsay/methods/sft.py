@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from unsay import identity
-from unsay.augment import Vocabulary
+from unsay.augment import Answer, Vocabulary
 from unsay.config import Experiment
 from unsay.data import build
 from unsay.data.source import Source, open_source
 from unsay.errors import TrainingError
-from unsay.evaluate.lm_eval_tasks import question_prompts
 from unsay.evaluate.evaluate import evaluate_job
+from unsay.evaluate.lm_eval_tasks import question_prompts
 from unsay.evaluate.setup import Opened, open_model
 from unsay.job import Job, Report, Result
+from unsay.records import Example
 from unsay.settings import Training
 from unsay.store import layout, read, write
 
@@ -73,11 +75,11 @@ def _data_hash(experiment: Experiment, source: Source, base: Opened) -> str:
         dataset=identity.fingerprint(train_file) if train_file else f"hub:{source.hub}",
         format=experiment.dataset.format,
         columns=experiment.dataset.columns,
-        template=base.prompter.template or "",
+        template=base.template or "",
         doc_to_text=source.task or "question",
         undo=experiment.settings.undo,
         undo_table=base.table.sha256(),
-        tokenizer=base.tokenizer_hash,
+        tokenizer=base.prompter.fingerprint,
         cutoff_len=training.cutoff_len,
         max_samples=training.max_samples,
         seed=experiment.seed,
@@ -86,47 +88,50 @@ def _data_hash(experiment: Experiment, source: Source, base: Opened) -> str:
 
 def _build_rows(job: Job, source: Source, base: Opened, data_hash: str) -> None:
     """Write the training rows unless the same ones are there; different earlier ones are moved aside."""
-    folder = layout.data(job.train_folder)
-    manifest = read.json_file(folder / layout.MANIFEST)
-    if manifest is not None and manifest.get("data_hash") == data_hash:
-        return
+    manifest = _json(layout.data(job.train_folder) / layout.MANIFEST)
     if manifest is not None:
-        write.supersede(job.train_folder, [layout.DATA, layout.TRAIN], str(manifest.get("data_hash", "unknown")))
+        before = str(manifest["facts"].get("data_hash"))
+        if before == data_hash:
+            return
+        write.supersede(job.train_folder, [layout.DATA, layout.TRAIN], before)
     experiment, training = job.experiment, _training(job.experiment)
-    undo = experiment.settings.undo
-    prompts = question_prompts(source)
+    undo, thinking = experiment.settings.undo, experiment.settings.prompting.enable_thinking
     examples = list(islice(source.examples("train"), training.max_samples))
-    texts = dict(zip((example.id for example in examples), prompts(examples), strict=True))
+    turns = dict(zip((example.id for example in examples), question_prompts(source)(examples), strict=True))
+
+    def encode_prompt(example: Example) -> tuple[int, ...]:
+        message = {"role": "user", "content": turns[example.id]}
+        return base.prompter.encode_chat([message], enable_thinking=thinking).ids
+
     build.build(
         examples,
-        encode_prompt=lambda example: (
-            base.prompter.encode_chat(
-                [{"role": "user", "content": texts[example.id]}],
-                enable_thinking=experiment.settings.prompting.enable_thinking,
-            ).ids
+        build.Encoding(
+            prompt=encode_prompt,
+            answer=lambda text: Answer(*base.prompter.encode_answer(text), text),
+            end_id=base.prompter.end_id,
+            vocabulary=None if undo is None else _vocabulary(base),
         ),
-        encode_answer=base.prompter.encode_answer,
-        end_id=base.prompter.end_id,
-        vocabulary=None if undo is None else _vocabulary(base),
-        undo=undo,
+        undo,
         cutoff_len=training.cutoff_len,
         seed=experiment.seed,
-        folder=folder,
+        folder=job.train_folder,
         evaluation=[example for split in ("dev", "test") for example in source.examples(split)],
         facts={
             "data_hash": data_hash,
-            "tokenizer": base.tokenizer_hash,
-            "template": base.prompter.template,
-            "prompt_0": texts[examples[0].id],
-            "seed": experiment.seed,
+            "tokenizer": base.prompter.fingerprint,
+            "template": base.template,
+            "prompt_0": turns[examples[0].id],
         },
     )
 
 
+def _json(path: Path) -> dict[str, Any] | None:
+    """Return one of our JSON files; None where there is none."""
+    return dict(read.read_json(path)) if path.exists() else None
+
+
 def _vocabulary(base: Opened) -> Vocabulary:
-    special = set(base.tokenizer.all_special_ids) | set(base.tokenizer.added_tokens_decoder)
-    ordinary = [id for id in range(len(base.tokenizer)) if id not in special and not base.table.is_control(id)]
-    return Vocabulary(base.table, ordinary, lambda text: base.prompter.encode_answer(text).ids)
+    return Vocabulary(base.table, base.prompter.ordinary_ids, lambda text: base.prompter.encode_answer(text)[0])
 
 
 def _train(job: Job, base: Opened, training: Training, train_hash: str, report: Report) -> dict[str, Any]:
@@ -134,7 +139,7 @@ def _train(job: Job, base: Opened, training: Training, train_hash: str, report: 
     from unsay.train.sft import train
 
     folder = layout.train(job.train_folder)
-    before = read.json_file(folder / layout.TRAINED)
+    before = _json(folder / layout.TRAINED)
     if before is not None and before["train_hash"] == train_hash and before["completed"]:
         return dict(before["result"])
     if before is not None and before["train_hash"] != train_hash:
@@ -142,7 +147,7 @@ def _train(job: Job, base: Opened, training: Training, train_hash: str, report: 
     state = {"schema": 1, "train_hash": train_hash, "completed": False}
     write.write_json(folder / layout.TRAINED, state)
     result = train(
-        build.load_rows(layout.data(job.train_folder)),
+        build.load_rows(job.train_folder),
         model_path=job.experiment.model.path,
         revision=job.experiment.model.revision,
         tokenizer=base.tokenizer,
@@ -156,5 +161,5 @@ def _train(job: Job, base: Opened, training: Training, train_hash: str, report: 
             {"event": "progress", "stage": "train", "done": step, "total": total, "loss": loss}
         ),
     )
-    write.write_json(folder / layout.TRAINED, state | {"completed": True, "result": result.to_json()})
-    return dict(result.to_json())
+    write.write_json(folder / layout.TRAINED, state | {"completed": True, "result": result.results})
+    return dict(result.results)
