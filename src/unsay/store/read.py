@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 from unsay.errors import StoreError
 from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, MetricValue, Prompt, Trace
 from unsay.store import layout
-from unsay.store.write import boot_id, is_sealed
+from unsay.store.write import boot_id, hostname, is_sealed
 
 LOST_AFTER = 180.0
 """Seconds without a sign of life after which a run on another machine counts as lost."""
@@ -355,7 +354,7 @@ def liveness(record: ExperimentRecord, folder: Path | None = None) -> str | None
     if not record.attempts:
         return "stale"
     attempt = record.attempts[-1]
-    if attempt.host == socket.gethostname():
+    if attempt.host == hostname():
         if attempt.boot_id == boot_id():
             return None if _is_alive(attempt.pid, attempt.started) else "stale"
         return None if _silent_for(folder) < LOST_AFTER else "stale"  # restarted, or another machine of this name

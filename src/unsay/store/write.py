@@ -12,8 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
-import socket
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -38,7 +36,7 @@ _TAIL_LENGTH = len(_TAIL) + 8 + 2
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part; missing folders are made."""
-    temporary = path.parent / f"{layout.TEMPORARY_PREFIX}{secrets.token_hex(6)}{layout.TEMPORARY_SUFFIX}"
+    temporary = path.parent / f"{layout.TEMPORARY_PREFIX}{os.urandom(6).hex()}{layout.TEMPORARY_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -212,6 +210,10 @@ def boot_id() -> str:
         return f"booted-{int(psutil.boot_time())}"
 
 
+def hostname() -> str:
+    return os.uname().nodename
+
+
 def owner() -> dict[str, Any]:
     """Describe this process, so that another one can tell whether it is still there."""
     import psutil
@@ -220,7 +222,7 @@ def owner() -> dict[str, Any]:
         "schema": 1,
         "pid": os.getpid(),
         "boot_id": boot_id(),
-        "host": socket.gethostname(),
+        "host": hostname(),
         "process_start": psutil.Process().create_time(),
     }
 
@@ -258,7 +260,7 @@ def _who_holds(folder: Path) -> str:
         return (
             f"another process is writing {folder} (it left no name yet). Wait a moment and run the same command again."
         )
-    stop = f"or stop it with `kill {pid}`" if host == socket.gethostname() else f"or stop it on {host}"
+    stop = f"or stop it with `kill {pid}`" if host == hostname() else f"or stop it on {host}"
     return (
         f"process {pid} on {host} is writing {folder}. "
         f"Wait until it has finished (`unsay status` shows how far it is), {stop}; then run the same command again."
