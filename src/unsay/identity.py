@@ -112,7 +112,7 @@ def spec(experiment: Experiment) -> dict[str, Any]:
             "prompting": _plain(settings.prompting),
             "decode": _plain(settings.decode),
             "training": None if settings.training is None else training_numbers(settings.training),
-            "undo": _plain(settings.undo),
+            "undo": _undo_spec(settings.undo),
         },
         "seed": experiment.seed,
     }
@@ -151,7 +151,8 @@ def data_hash(
     rendered (the template's text or its hash), `undo_table` is the table's sha256. Of `undo` only what shapes rows
     counts: strategy, options and clean share.
     """
-    shape = None if undo is None else {"strategy": undo.strategy, "options": undo.options, "clean": undo.clean_share}
+    whole = _undo_spec(undo)
+    shape = None if whole is None else {key: whole[key] for key in ("strategy", "options", "clean_share")}
     return sha256_of(
         {
             "format_version": FORMAT,
@@ -231,6 +232,18 @@ def _model_spec(model: Model) -> dict[str, Any]:
     if model.experiment is not None:
         value["experiment"] = model.experiment_identity or model.experiment
     return value
+
+
+def _undo_spec(undo: UndoData | None) -> dict[str, Any] | None:
+    """Return the undo settings; an option that is a file counts by its content."""
+    if undo is None:
+        return None
+    options = {
+        key: fingerprint(Path(value)) if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in undo.options.items()
+    }
+    plain: dict[str, Any] = _plain(dataclasses.replace(undo, options=options))
+    return plain
 
 
 def _template_spec(template: str | None) -> str | None:

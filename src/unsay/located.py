@@ -17,6 +17,8 @@ import yaml
 LARGEST = 200_000
 """Values in one file; aliases of aliases can write far more than a file's size."""
 
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
 
 @dataclass(frozen=True)
 class Located:
@@ -96,8 +98,9 @@ def _locate(node: yaml.Node, line: int, walk: _Walk) -> Located:
     if isinstance(node, yaml.ScalarNode):
         return Located(_scalar(node, line, walk), line, str(node.value))
     if id(node) in walk.open:
-        walk.say(line, "this value contains itself through an alias")
-        return Located(None, line)
+        raise yaml.MarkedYAMLError(problem="a value contains itself through an alias", problem_mark=node.start_mark)
+    if node.tag not in _COLLECTIONS:
+        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not allowed", problem_mark=node.start_mark)
     walk.open.add(id(node))
     try:
         if isinstance(node, yaml.SequenceNode):
