@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ class UndoFile:
 
 def read_undo_file(file: Path) -> UndoFile:
     try:
-        return UndoFile.from_json(json.loads(file.read_text(encoding="utf-8")))
+        value = json.loads(file.read_text(encoding="utf-8"))
+        return UndoFile.from_json(value if isinstance(value, dict) else {})
     except OSError as error:
         raise ModelError(
             f"expected an undo table at {file}, got {error.strerror}; train again, or copy it back"
@@ -104,7 +106,7 @@ def load_config(path: str, revision: str | None, trust_remote_code: bool = False
     from transformers import AutoConfig
 
     _check_folder(path, "model")
-    with _Quiet():
+    with Quiet():
         try:
             return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         except Exception as error:
@@ -120,7 +122,7 @@ def load_tokenizer(
     if adapter is not None and any((adapter / name).is_file() for name in TOKENIZER_FILES):
         path, revision = str(adapter), None
     _check_folder(path, "tokenizer")
-    with _Quiet():
+    with Quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         except Exception as error:
@@ -193,7 +195,7 @@ def eos_ids(path: str, revision: str | None, tokenizer: Any, trust_remote_code: 
     named: list[Any] = [tokenizer.eos_token_id]
     named.append(getattr(load_config(path, revision, trust_remote_code), "eos_token_id", None))
     try:
-        with _Quiet():
+        with Quiet():
             where: dict[str, Any] = {"revision": revision}
             named.append(GenerationConfig.from_pretrained(path, **where).eos_token_id)
     except (OSError, ValueError):
@@ -223,7 +225,7 @@ def load_model(
 
     _check_folder(path, "model")
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    with _Quiet():
+    with Quiet():
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path, revision=revision, dtype=kind, use_safetensors=True, trust_remote_code=trust_remote_code
@@ -242,12 +244,18 @@ def load_model(
 def grow(model: Any, rows: int) -> bool:
     """Give the model at least `rows` embedding rows; say whether it had to change.
 
-    New rows are left to whoever needed them: an adapter or `unsay.train.tokens` sets every one that matters.
+    A new row is the mean of the old ones, the same at every load; `unsay.train.tokens` or an adapter sets what matters.
     """
-    if rows <= model.get_input_embeddings().weight.shape[0]:
+    import torch
+
+    before = model.get_input_embeddings().weight.shape[0]
+    if rows <= before:
         return False
-    with _Quiet():
+    with Quiet(), torch.no_grad():
         model.resize_token_embeddings(rows, mean_resizing=False)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if module is not None:
+                module.weight[before:] = module.weight[:before].float().mean(0).to(module.weight.dtype)
     return True
 
 
@@ -261,7 +269,9 @@ def _with_adapter(model: Any, adapter: Path, merge: bool) -> Any:
                 f"{_listing(adapter)}; give the folder that training wrote, or save the adapter as safetensors"
             )
     try:
-        model = PeftModel.from_pretrained(model, str(adapter))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns about names that transformers deprecated
+            model = PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:
         raise ModelError(
             f"expected the adapter in {adapter} to fit the model, got: {_first_line(error)}; "
@@ -358,7 +368,7 @@ def _listing(folder: Path) -> str:
     return "an empty folder" if not names else f"only {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
 
 
-class _Quiet:
+class Quiet:
     """No progress bars and no advice from the libraries while something is loaded; real errors still raise."""
 
     LOGGERS: Collection[str] = ("transformers", "peft", "accelerate")

@@ -1,0 +1,127 @@
+"""Which weights adapt: LoRA on the linear layers, and whole rows for the control tokens.
+
+The rows need their own treatment. Where the vocabulary has spare rows nothing is resized, so nothing tells PEFT to
+save them; a plain list of token indices leaves the output row of an untied model behind; saving whole embeddings unties
+a tied one. The dictionary form below, with the embeddings left out of the file, is right for tied and untied models.
+
+    model = attach(model, training, token_ids)
+    save(model, folder)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unsay.errors import TrainingError
+from unsay.settings import Training
+
+ADAPTER = "default"  # PEFT's name for the only adapter there is
+
+
+def attach(model: Any, training: Training, token_ids: Collection[int]) -> Any:
+    """Return the model with a fresh adapter on it; everything else is frozen, what adapts is float32."""
+    from peft import LoraConfig, get_peft_model
+
+    embeddings, head = _name(model, model.get_input_embeddings()), _name(model, model.get_output_embeddings())
+    rows = sorted(token_ids)
+    if rows and getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise TrainingError(
+            "expected an output layer without bias, as PEFT drops it when it trains single rows, got one with; "
+            "train this model without undo, or choose another"
+        )
+    target = training.lora_target
+    names = [name.strip() for name in target.split(",")] if isinstance(target, str) else list(target)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules="all-linear" if names == ["all"] else names,
+        trainable_token_indices={embeddings: rows, head: rows} if rows else None,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:
+            raise TrainingError(
+                f"lora_target: expected `all` or names of linear layers of this model, got {target!r}: {error}"
+            ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Return what the optimiser trains: weight decay on LoRA's matrices, never on a token's row."""
+    matrices: list[torch.nn.Parameter] = []
+    rows: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (rows if "trainable_tokens" in name else matrices).append(parameter)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": rows, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def trained_rows(model: Any) -> dict[str, torch.Tensor]:
+    """Return copies of the rows under training, (tokens, width): `input` and, where it is not the same, `output`."""
+    rows: dict[str, torch.Tensor] = {}
+    for side, module in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
+        layer = getattr(module, "token_adapter", None)
+        if layer is not None and layer.tied_adapter is None:
+            rows[side] = layer.trainable_tokens_delta[ADAPTER].detach().float().cpu().clone()
+    return rows
+
+
+def rows_in_use(model: Any, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return copies of the rows the model computes with, (tokens, width), whether adapted, merged or plain."""
+    index = torch.tensor(list(ids), dtype=torch.long)
+    sides = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
+    return {
+        side: module.weight.detach()[index.to(module.weight.device)].float().cpu().clone()
+        for side, module in sides.items()
+    }
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the adapter: safetensors and its settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    """Return the adapter's tensors by the names they have on disk."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
+
+
+def restore(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `state` returned."""
+    from peft import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model, tensors)
+    if result.unexpected_keys:
+        raise TrainingError(
+            f"expected a checkpoint of this adapter, got tensors it has no place for ({result.unexpected_keys[0]}, …); "
+            "remove the checkpoint folders and train again"
+        )
+
+
+def _name(model: Any, module: Any) -> str:
+    """Return the full name of a module, as model families spell them differently."""
+    found: str | None = next((name for name, item in model.named_modules() if item is module), None)
+    if module is None or found is None:
+        raise TrainingError(
+            "expected a causal language model with input and output embeddings, got one without; choose another model"
+        )
+    return found
