@@ -440,8 +440,8 @@ def figures(folder: Path) -> dict[str, float]:
     return found
 
 
-def write_card(folder: Path, found: dict[str, float], tokens: int, seconds: float) -> None:
-    """Write the model card."""
+def write_card(folder: Path, found: dict[str, float], tokens: int, wall: float, processor: float) -> None:
+    """Write the model card; `wall` and `processor` are what training took, in seconds."""
     table = "\n".join(f"| {name} | {value:.1f} |" for name, value in found.items())
     size = (folder / "model.safetensors").stat().st_size
     parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
@@ -472,8 +472,8 @@ out of its distribution: on real questions it checks plumbing, not accuracy.
 - **Architecture**: Qwen3, 5 layers, width 128, 4 heads and 2 key-value heads of 32, tied embeddings, float32,
   {size / 1e6:.1f} MB; 8192 positions, trained on rows of up to 2048 tokens.
 - **Tokenizer**: byte-level BPE of {VOCABULARY} tokens; every digit and every line break is its own token.
-- **Undo tokens**: `{POP}` takes back one token, `{POP_LINE}` the last line, `{POP_ALL}` the whole answer (not trained);
-  ten `<|reserved_N|>` rows are spare.
+- **Undo tokens**: `{POP}` takes back one token, `{POP_LINE}` the last line, `{POP_ALL}` the whole
+  answer (not trained); ten `<|reserved_N|>` rows are spare.
 - **Prompts**: `Question: …\\nAnswer:` as plain text, with examples before it, or as one chat turn (ChatML).
 
 ## Accuracy
@@ -496,8 +496,10 @@ carry no loss. All text is generated; no outside data was used.
 
 ## Training run
 
-`python scripts/make_tiny_model.py`: seed {SEED}, {tokens:,} tokens in steps of {STEP_TOKENS:,}, {seconds / 60:.0f}
-minutes of wall time on {THREADS} threads, bfloat16 autocast, Muon (0.01) and AdamW (0.003). {versions}.
+`python scripts/make_tiny_model.py`: seed {SEED}, {tokens:,} tokens in steps of {STEP_TOKENS:,}, {processor / 60:.0f}
+minutes of processor time and {wall / 60:.0f} minutes of wall time on {THREADS} threads, bfloat16 autocast, Muon (0.01)
+and AdamW (0.003).
+{versions}.
 """,
         encoding="utf-8",
     )
@@ -510,12 +512,12 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, help="also write a checkpoint every 300 steps into this folder")
     arguments = parser.parse_args()
     tokenizer = make_tokenizer()
-    started = time.monotonic()
+    started, started_processor = time.monotonic(), time.process_time()
     model = train(tokenizer, arguments.tokens, arguments.checkpoints)
-    seconds = time.monotonic() - started
+    wall, processor = time.monotonic() - started, time.process_time() - started_processor
     save(model, tokenizer, arguments.out)
     trained = arguments.tokens // STEP_TOKENS * STEP_TOKENS
-    write_card(arguments.out, figures(arguments.out), trained, seconds)
+    write_card(arguments.out, figures(arguments.out), trained, wall, processor)
 
 
 if __name__ == "__main__":
