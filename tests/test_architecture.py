@@ -84,7 +84,7 @@ ONE_PLACE = {
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module of one file; `late` where it stands inside a function, `typing` where only a checker runs it."""
+    """One imported module of a file; `late` inside a function, `typing` where only a type checker looks."""
 
     file: str
     line: int

@@ -36,7 +36,7 @@ def text(line: Mapping[str, Any], column: str, id: str) -> str:
             f"{id}: expected text in column {column!r}, got {type(value).__name__}; columns here: {found}. "
             "Name the right one under `columns:`."
         )
-    return value
+    return _whole(value, f"column {column!r}", id)
 
 
 def one_exchange(messages: Any, id: str, *, role: str, content: str, names: Mapping[str, str]) -> tuple[str, str]:
@@ -46,8 +46,16 @@ def one_exchange(messages: Any, id: str, *, role: str, content: str, names: Mapp
     """
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise DataError(f"{id}: expected a list of messages, got {type(messages).__name__}.")
-    turns: list[tuple[str | None, str]] = [(names.get(str(m.get(role))), str(m.get(content) or "")) for m in messages]
-    system = [said for who, said in turns if who == "system"]
+    contents = ["" if message.get(content) is None else message[content] for message in messages]
+    for value in contents:
+        if not isinstance(value, str):
+            raise DataError(
+                f"{id}: expected text as the content of every message, got {type(value).__name__}. "
+                "Write what was said as one string."
+            )
+    said_by = [names.get(str(message.get(role))) for message in messages]
+    turns = [(who, _whole(said, "the messages", id)) for who, said in zip(said_by, contents, strict=True)]
+    system = [said for who, said in turns if who == "system" and said.strip()]
     rest = [(who, said) for who, said in turns if who != "system"]
     if [who for who, _ in rest] != ["user", "assistant"] or not all(said.strip() for _, said in rest):
         raise DataError(
@@ -55,3 +63,15 @@ def one_exchange(messages: Any, id: str, *, role: str, content: str, names: Mapp
             "Split longer conversations into single questions."
         )
     return "\n\n".join([*system, rest[0][1]]), rest[1][1]
+
+
+def _whole(value: str, where: str, id: str) -> str:
+    """Return the text unless it holds half a character (a lone surrogate), which no tokenizer and no file can take."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{id}: expected text in {where}, got half a character (\\u{ord(value[error.start]):04x}) at position "
+            f"{error.start}. Write the whole character, or remove it."
+        ) from None
+    return value
