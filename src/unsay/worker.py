@@ -29,10 +29,11 @@ from unsay.errors import UnsayError
 from unsay.executors import Outcome
 from unsay.identity import identity, spec
 from unsay.job import Event, Job, Report, Result
-from unsay.records import Attempt, ExperimentRecord
+from unsay.records import SCHEMA, Attempt, ExperimentRecord
 from unsay.store import layout, read, write
 
 _WAIT_FOR_LOCK = 30.0
+_HEARTBEAT_EVERY = 5.0
 _VERSIONED = (
     "unsay", "torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "tokenizers", "safetensors", "numpy"
 )  # fmt: skip
@@ -63,10 +64,11 @@ def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
 
 def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | None) -> tuple[ExperimentRecord, Outcome]:
     """Run the method; return the record as it must be written, and the outcome."""
-    timed = _Timed(report)
+    observed = _Observed(report, job.result_folder)
     try:
-        method = catalog.plugin("methods", job.experiment.method)()
-        result: Result = method.run(job, timed)
+        with observed:
+            method = catalog.plugin("methods", job.experiment.method)()
+            result: Result = method.run(job, observed)
         record = replace(
             record,
             status="completed",
@@ -85,8 +87,9 @@ def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | Non
     except Exception as error:  # a bug or a library's failure: the trace is kept, the run goes on with the next one
         outcome = Outcome("failed", f"{type(error).__name__}: {error}", log)
         traceback.print_exc()
-    timed.stop()
-    last = replace(record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, timings=timed.timings)
+    last = replace(
+        record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, timings=observed.timings
+    )
     return replace(record, status=outcome.status, end=now(), attempts=(*record.attempts[:-1], last)), outcome
 
 
@@ -151,22 +154,47 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-class _Timed:
-    """Pass events on and add up the seconds of each stage; `timings` is complete after `stop`."""
+class _Observed:
+    """Pass events on, add up the seconds of each stage, and leave a sign of life in the result folder.
 
-    def __init__(self, report: Report) -> None:
+    The heartbeat file says how far the run is; a thread renews it, so that another machine can tell a long step from a
+    dead process. `timings` is complete after the `with` block.
+    """
+
+    def __init__(self, report: Report, folder: Path) -> None:
         self.timings: dict[str, float] = {}
         self._report = report
+        self._path = folder / layout.HEARTBEAT
+        self._state: Event = {}
         self._stage: str | None = None
         self._since = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "stage":
-            self.stop()
+            self._close_stage()
             self._stage, self._since = event["stage"], time.monotonic()
+        self._state = {key: value for key, value in event.items() if key != "event"}
         self._report(event)
 
-    def stop(self) -> None:
+    def __enter__(self) -> _Observed:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._close_stage()
+        self._path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while True:
+            write.write_json(self._path, {"schema": SCHEMA, "time": now()} | self._state)
+            if self._ended.wait(_HEARTBEAT_EVERY):
+                return
+
+    def _close_stage(self) -> None:
         if self._stage is not None:
             spent = self.timings.get(self._stage, 0.0) + time.monotonic() - self._since
             self.timings[self._stage] = round(spent, 3)

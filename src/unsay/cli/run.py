@@ -30,11 +30,14 @@ def command(
     as_json: _lab.Json = False,
 ) -> None:
     """Run the experiments of a file, skipping what is finished."""
-    from unsay import config, runner
+    from dataclasses import replace
+
+    from unsay import config, preflight, runner
     from unsay.cli._running import run_and_show, show_plan
 
-    plan = config.load(file, output_dir=output_dir, check=True)
+    plan = config.load(file, output_dir=output_dir)
     chosen = runner.choose(plan, ids or [])
+    preflight.require(replace(plan, experiments=tuple(chosen)), name=str(file), access=not dry_run)
     options = runner.Options(executor, limit, force, device, dtype, batch_size)
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)

@@ -22,11 +22,13 @@ from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
 from unsay.evaluate.lm_eval_tasks import FINAL, task_config
 from unsay.evaluate.setup import Opened
 from unsay.job import Job, Report, Result
-from unsay.records import BUDGET_REASONS, MetricValue, Prompt, Sample, Trace
+from unsay.metrics.exact_match import STRICT
+from unsay.records import BUDGET_REASONS, Key, MetricValue, Prompt, Sample, Trace
 from unsay.settings import Decode, Prompting
 from unsay.store import layout, read, write
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, MetricValue | None], None]
+"""Called with the answers finished, all answers, and the strict exact match of the finished ones (None before any)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,15 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
     )
     result = evaluate(
         evaluation,
-        lambda done, total: report({"event": "progress", "stage": "evaluate", "done": done, "total": total}),
+        lambda done, total, so_far: report(
+            {
+                "event": "progress",
+                "stage": "evaluate",
+                "done": done,
+                "total": total,
+                "so_far": None if so_far is None else {"value": so_far.value, "stderr": so_far.stderr},
+            }
+        ),
     )
     return replace(result, facts=result.facts | opened.facts)
 
@@ -73,14 +83,16 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     The weights are loaded only when an answer has to be generated. Raises EvaluationError when lm-eval's exact match
     and ours differ on any item.
     """
-    answers = Answers(evaluation, progress)
     config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
+    measures = metrics.load_all({"exact_match": _exact_match_options(config)})
+    exact_match = next(measure for measure in measures if STRICT in measure.names)
+    answers = Answers(evaluation, exact_match, progress)
     results = _run_lm_eval(evaluation, config, answers)
     task = str(config["task"])
     lines = results["samples"][task]
     total = int(results["n-samples"][task]["original"])
     samples = _samples(lines, answers.traces)
-    scores = metrics.score(samples, metrics.load_all({"exact_match": _exact_match_options(config)}))
+    scores = metrics.score(samples, measures)
     _check_exact_match(lines, scores.items)
     files = _write_lm_eval_files(results, evaluation.folder)
     write.write_bytes(
@@ -110,12 +122,15 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
 class Answers:
     """The answers to one evaluation's prompts: what is on disk already, and the rest from the model."""
 
-    def __init__(self, evaluation: Evaluation, progress: Progress) -> None:
+    def __init__(self, evaluation: Evaluation, exact_match: metrics.Metric, progress: Progress) -> None:
         self._evaluation = evaluation
+        self._exact_match = exact_match
         self._progress = progress
         self.prompts: list[Prompt] = []
         self.traces: list[Trace] = []
         self.eval_hash = ""
+        self._labels: dict[Key, str] = {}
+        self._scored: dict[Key, float | None] = {}
 
     def __call__(self, items: Sequence[PromptItem]) -> list[str]:
         """Return the visible text of every answer, in the order of `items`."""
@@ -135,9 +150,10 @@ class Answers:
             evaluation.folder / layout.PROMPTS, b"".join(write.seal(prompt.to_json()) for prompt in self.prompts)
         )
         missing = [(item, prompt) for item, prompt in zip(items, self.prompts, strict=True) if prompt.key not in done]
-        self._progress(len(items) - len(missing), len(items))
+        self._labels = {prompt.key: item.label for item, prompt in zip(items, self.prompts, strict=True)}
+        self._tell(done)
         if missing:
-            self._generate(missing, done, len(items))
+            self._generate(missing, done)
         self.traces = [done[prompt.key] for prompt in self.prompts]
         return [trace.visible for trace in self.traces]
 
@@ -156,7 +172,7 @@ class Answers:
             cut=cut,
         )
 
-    def _resume(self) -> dict[Any, Trace]:
+    def _resume(self) -> dict[Key, Trace]:
         """Return the finished answers that still hold; traces of other prompts or settings are moved aside."""
         folder = self._evaluation.folder
         wanted = {prompt.key: prompt.sha256 for prompt in self.prompts}
@@ -167,7 +183,7 @@ class Answers:
             return {}
         return {trace.key: trace for trace in found if wanted.get(trace.key) == trace.prompt_sha256}
 
-    def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Any, Trace], total: int) -> None:
+    def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Key, Trace]) -> None:
         evaluation, opened = self._evaluation, self._evaluation.opened
         seeds = {prompt.key: _seed(evaluation.seed, prompt) for _, prompt in missing}
         hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
@@ -198,7 +214,16 @@ class Answers:
                 )
                 journal.append(trace.to_json())
                 done[key] = trace
-                self._progress(len(done), total)
+                self._tell(done)
+
+    def _tell(self, done: dict[Key, Trace]) -> None:
+        """Report how far it is, and how good the finished answers are."""
+        for key in done.keys() - self._scored.keys():
+            sample = Sample(str(key.doc_id), "", self._labels[key], done[key].visible)
+            self._scored[key] = self._exact_match.items([sample])[STRICT][0]
+        scores = [score for score in self._scored.values() if score is not None]
+        so_far = None if not scores else metrics.share(scores, STRICT)
+        self._progress(len(done), len(self.prompts), so_far)
 
 
 def _seed(seed: int, prompt: Prompt) -> int:

@@ -26,6 +26,8 @@ class PromptItem:
     key: Key
     prompt: Encoded
     stop: tuple[str, ...]
+    label: str
+    """The gold answer."""
 
 
 Respond = Callable[[Sequence[PromptItem]], Sequence[str]]
@@ -62,7 +64,8 @@ class UnsayLM(LM):  # type: ignore[misc]
         for request in requests:
             text, generation = request.args
             place = (str(request.task_name), int(request.doc_id or 0), int(request.idx))
-            items.append(PromptItem(Key(*place, repeats[place]), self._encode(text), _stops(generation)))
+            key = Key(*place, repeats[place])
+            items.append(PromptItem(key, self._encode(text), _stops(generation), str(request.doc.get("answer", ""))))
             repeats[place] += 1
         return list(self._respond(items))
 

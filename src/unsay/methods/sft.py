@@ -157,6 +157,7 @@ def _train(job: Job, base: Opened, training: Training, train_hash: str, report: 
         seed=job.experiment.seed,
         out=folder,
         device=base.device,
+        trust_remote_code=job.experiment.model.trust_remote_code,
         progress=lambda step, total, loss: report(
             {"event": "progress", "stage": "train", "done": step, "total": total, "loss": loss}
         ),

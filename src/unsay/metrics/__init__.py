@@ -10,15 +10,12 @@ otherwise. Knows nothing about datasets, models, files or formatting, and never 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import math
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from unsay import stats
+from unsay import catalog, stats
 from unsay.errors import ConfigError, UnsayError
 from unsay.records import MetricValue, Sample
 
@@ -83,27 +80,16 @@ def score(samples: Sequence[Sample], metrics: Sequence[Metric] | None = None) ->
 
 def found() -> tuple[str, ...]:
     """List the metric files by name, without importing them."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return catalog.names("metrics")
 
 
 def load(name: str, **options: Any) -> Metric:
     """Make the metric of one file. Raises ConfigError for an unknown file or option."""
-    if name not in found():
-        near = difflib.get_close_matches(name, found(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(found())}"
-        raise ConfigError(f"no metric file is called {name!r}; {hint}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    made_here: list[Any] = [
-        thing
-        for thing in vars(module).values()
-        if isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__module__ == module.__name__
-    ]
-    if len(made_here) != 1:
-        raise UnsayError(f"{module.__name__}: expected exactly one dataclass, found {len(made_here)}")
-    known = [field.name for field in dataclasses.fields(made_here[0])]
+    made: Any = catalog.plugin("metrics", name)
+    known = [field.name for field in dataclasses.fields(made)]
     if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"metric {name} has no option {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
-    metric: Metric = made_here[0](**options)
+        raise ConfigError([catalog.unknown(f"option of metric {name}", option, known) for option in unknown])
+    metric: Metric = made(**options)
     return metric
 
 

@@ -15,13 +15,11 @@ A family file imports nothing heavy and knows no tokenizer: `unsay.loading` give
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, Protocol
 
+from unsay import catalog
 from unsay.errors import ModelError
 
 
@@ -48,15 +46,7 @@ class Family(Protocol):
 @cache
 def families() -> Mapping[str, Family]:
     """Return every family by file name."""
-    found: dict[str, Family] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        kinds = [item for item in vars(module).values() if isinstance(item, type) and is_dataclass(item)]
-        own = [kind for kind in kinds if kind.__module__ == module.__name__]
-        assert len(own) == 1, f"{module.__name__} must hold exactly one dataclass, found {own}"
-        family: Family = own[0]()  # type: ignore[assignment]
-        found[info.name] = family
-    return found
+    return {name: catalog.plugin("models", name)() for name in catalog.names("models")}
 
 
 def family_of(model_type: str) -> Family:

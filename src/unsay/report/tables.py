@@ -159,7 +159,7 @@ def row(entry: Entry, *, live: bool = True) -> Row:
             problem = str(error)
     elif record.status == "running" and live:
         liveness = read.liveness(record, entry.folder)
-        progress = read.progress(entry.folder, record)
+        progress = read.progress(entry.folder)
     last = record.attempts[-1] if record.attempts else None
     return Row(
         entry=entry,

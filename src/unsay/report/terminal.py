@@ -69,6 +69,9 @@ def status_of(row: Row) -> str:
         done, total = row.progress.done, row.progress.total
         counted = f"{done}/{total}" if total is not None else str(done)
         text += f" {'training ' if row.progress.stage == 'train' else ''}{counted}"
+        if row.progress.value is not None:
+            error = "" if row.progress.stderr is None else f" ± {row.progress.stderr:.1f}"
+            text += f", EM {row.progress.value:.1f}{error} so far"
     if row.error:
         text += f": {shortened(line(row.error), 80)}"
     return text

@@ -59,11 +59,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running experiment is: `stage` is train or evaluate, `total` None while unknown."""
+    """How far a running experiment is: `stage` is train or evaluate, `total` None while unknown.
+
+    `value` and `stderr` are the strict exact match of the answers finished so far, on the 0-100 scale.
+    """
 
     stage: str
     done: int
     total: int | None
+    value: float | None = None
+    stderr: float | None = None
 
 
 # -- lines and files --------------------------------------------------------------
@@ -82,14 +87,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 line = json.loads(raw)
                 del line["crc32"]
                 yield line
-
-
-def count_lines(path: Path) -> int:
-    """Count the lines `read_lines` would yield, without parsing them."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(map(is_sealed, file))
 
 
 def read_json(path: Path) -> Any:
@@ -318,30 +315,14 @@ def _order(entry: Entry) -> tuple[Any, ...]:
 # -- how far ----------------------------------------------------------------------
 
 
-def progress(folder: Path, record: ExperimentRecord) -> Progress | None:
-    """Count what a run has finished so far; None before there is anything to count."""
-    done = count_lines(folder / layout.TRACES)
-    total = record.items if record.limit is None else min(record.limit, record.items or record.limit)
-    if done:
-        return Progress("evaluate", done if total is None else min(done, total), total)
-    return _training_progress(layout.train(folder) / layout.TRAINER_LOG)
-
-
-def _training_progress(path: Path) -> Progress | None:
+def progress(folder: Path) -> Progress | None:
+    """Read how far a running experiment is from its heartbeat file; None where it has not said anything yet."""
     try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 4096))
-            lines = file.read().split(b"\n")[:-1]
-    except OSError:
+        beat = json.loads((folder / layout.HEARTBEAT).read_bytes())
+        so_far = beat.get("so_far") or {}
+        return Progress(beat["stage"], int(beat["done"]), beat["total"], so_far.get("value"), so_far.get("stderr"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    for raw in reversed(lines):
-        try:
-            line = json.loads(raw)
-            return Progress("train", int(line["current_steps"]), int(line["total_steps"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return None
 
 
 def liveness(record: ExperimentRecord, folder: Path | None = None) -> str | None:

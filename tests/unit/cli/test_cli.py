@@ -183,8 +183,10 @@ def test_status_of_a_running_experiment_shows_how_far_it_is(lab: Path, capsys: p
     value["status"] = "running"
     value["attempts"][0] |= {"host": write.owner()["host"], "pid": 2**22 - 1, "boot_id": write.boot_id()}
     write.write_json(folder / layout.EXPERIMENT, value)
+    beat = {"schema": 1, "stage": "evaluate", "done": 412, "total": 1319, "so_far": {"value": 71.2, "stderr": 2.2}}
+    write.write_json(folder / layout.HEARTBEAT, beat)
     assert cli.main(["status"]) == 0
-    assert "running (stale) 2/200" in capsys.readouterr().out
+    assert "running (stale) 412/1319, EM 71.2 ± 2.2 so far" in capsys.readouterr().out
 
 
 def test_report_writes_the_page(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

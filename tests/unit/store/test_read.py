@@ -112,17 +112,21 @@ def record_of_entry(entries: list[read.Entry], name: str) -> ExperimentRecord | 
     return next(entry.record for entry in entries if entry.name == name)
 
 
-def test_progress_counts_training_steps_then_answers(tmp_path: Path) -> None:
-    record = replace(record_of(ARMS[3]), status="running", items=1319)
-    assert read.progress(tmp_path, record) is None
-    log = tmp_path / layout.TRAIN / layout.TRAINER_LOG
-    write.write_text(log, '{"current_steps": 5, "total_steps": 80}\n{"current_steps": 10, "total_steps": 80}\n{"cur')
-    assert read.progress(tmp_path, record) == read.Progress("train", 10, 80)
-    with write.Journal(tmp_path / layout.TRACES) as journal:
-        for n in range(3):
-            journal.append({"n": n})
-        assert read.progress(tmp_path, record) == read.Progress("evaluate", 3, 1319)
-        assert read.progress(tmp_path, replace(record, limit=20)) == read.Progress("evaluate", 3, 20)
+def test_progress_is_what_the_heartbeat_says(tmp_path: Path) -> None:
+    assert read.progress(tmp_path) is None
+    beat = {"schema": 1, "time": "now", "stage": "evaluate", "done": 412, "total": 1319}
+    write.write_json(tmp_path / layout.HEARTBEAT, beat)
+    assert read.progress(tmp_path) == read.Progress("evaluate", 412, 1319)
+    write.write_json(tmp_path / layout.HEARTBEAT, beat | {"so_far": {"value": 71.2, "stderr": 2.2}})
+    assert read.progress(tmp_path) == read.Progress("evaluate", 412, 1319, 71.2, 2.2)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"stage": "train"}', '{"stage": "train", "done": null, "total": 3}']
+)
+def test_a_heartbeat_without_progress_is_no_progress(tmp_path: Path, content: str) -> None:
+    (tmp_path / layout.HEARTBEAT).write_text(content)
+    assert read.progress(tmp_path) is None
 
 
 # -- liveness ---------------------------------------------------------------------
