@@ -6,14 +6,14 @@ Imports nothing heavy: the computing happens in the processes that executors sta
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from unsay import catalog
 from unsay.config import Experiment, Plan
-from unsay.errors import ConfigError
+from unsay.errors import ConfigError, UnsayError
 from unsay.executors import Executor
 from unsay.identity import identity, spec
 from unsay.job import Event, Job
@@ -61,6 +61,7 @@ def run(plan: Plan, chosen: Sequence[Experiment], options: Options, watcher: Wat
     """
     executor: Executor = catalog.plugin("executors", options.executor)()
     experiments = _with_ids(plan, chosen)
+    write_page(plan.output_dir)  # a page that must not be overwritten is found before any work
     outcomes: list[Ended] = []
     for experiment in experiments:
         job = job_of(plan, experiment, options)
@@ -127,8 +128,10 @@ def _carry_out(executor: Executor, job: Job, watcher: Watcher) -> Ended:
 def _with_ids(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
     """Give every experiment of the plan its id, in file order, and leave a `pending` record for new ones."""
     with write.lock(plan.output_dir, wait=60.0):
-        taken = {entry.record.id for entry in read.find(plan.output_dir) if entry.record is not None}
-        taken |= {experiment.id for experiment in plan.experiments if experiment.id}
+        records = [(entry.record, entry.relative) for entry in read.find(plan.output_dir)]
+        folders = {record.id: folder for record, folder in records if record is not None and record.limit is None}
+        _refuse_taken_ids(plan, folders)
+        taken = {*folders, *(experiment.id for experiment in plan.experiments if experiment.id)}
         numbered: dict[str, Experiment] = {}
         for experiment in plan.experiments:
             id = known_id(plan.output_dir, experiment) or _next_id(taken)
@@ -140,8 +143,24 @@ def _with_ids(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
     return [numbered[experiment.folder] for experiment in chosen]
 
 
+def _refuse_taken_ids(plan: Plan, folders: Mapping[str, str]) -> None:
+    """Refuse an id that another experiment of the lab has already."""
+    mistakes = [
+        f"{plan.file}:{experiment.line}: id {experiment.id} belongs to {folders[experiment.id]} in {plan.output_dir}; "
+        "choose another id or another output_dir"
+        for experiment in plan.experiments
+        if experiment.id and folders.get(experiment.id, experiment.folder) != experiment.folder
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
 def _pending(experiment: Experiment) -> ExperimentRecord:
     assert experiment.id is not None
+    try:
+        known: dict[str, Any] = {"identity": identity(experiment), "spec": spec(experiment)}
+    except UnsayError:  # its files are not there yet; whoever runs it will be told so
+        known = {"identity": "", "spec": {}}
     return ExperimentRecord(
         id=experiment.id,
         model=experiment.model.name,
@@ -150,9 +169,8 @@ def _pending(experiment: Experiment) -> ExperimentRecord:
         config=experiment.config,
         seed=experiment.seed,
         status="pending",
-        identity=identity(experiment),
-        spec=spec(experiment),
         notes=experiment.notes,
+        **known,
     )
 
 

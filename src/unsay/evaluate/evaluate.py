@@ -50,7 +50,6 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
     """Evaluate an opened model with a job's settings: the last stage of every method."""
     report({"event": "stage", "stage": "evaluate"})
     settings = job.experiment.settings
-    opened.check_context(settings.decode)
     evaluation = Evaluation(
         source=source,
         prompting=settings.prompting,
@@ -74,7 +73,8 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
             }
         ),
     )
-    return replace(result, facts=result.facts | opened.facts)
+    warnings = (*result.warnings, *opened.context_warnings(settings.decode))
+    return replace(result, facts=result.facts | opened.facts, warnings=warnings)
 
 
 def evaluate(evaluation: Evaluation, progress: Progress) -> Result:

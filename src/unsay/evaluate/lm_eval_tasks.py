@@ -18,8 +18,8 @@ from unsay.errors import EvaluationError
 from unsay.records import Example
 from unsay.settings import Decode, Prompting
 
-FINAL = "{{final}}"
-"""The final answer of own data, cut out of the gold answer when its lines were written."""
+FINAL = "final"
+"""Column of the final answer of own data, cut out of the gold answer when its lines were written."""
 
 WHOLE = r"(?s)\A\s*(.*?)\s*\Z"
 """The whole answer without the white space around it."""
@@ -90,9 +90,10 @@ def plain_task(source: Source) -> dict[str, Any]:
         "training_split": "train",
         "fewshot_split": "train",
         "test_split": "test",
-        "doc_to_text": "{{question}}",
+        # Names of columns, not templates: lm-eval reads a rendered answer such as `[1, 2]` as a list.
+        "doc_to_text": "question",
         "doc_to_target": FINAL,
-        "fewshot_config": {"sampler": "default", "doc_to_target": "{{answer}}"},
+        "fewshot_config": {"sampler": "default", "doc_to_target": "answer"},
         "metric_list": [
             {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
         ],

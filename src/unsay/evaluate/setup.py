@@ -41,10 +41,11 @@ class Opened:
         """Decode survivors as lm-eval and LLaMA-Factory decode answers: once, other special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def check_context(self, decode: Decode) -> None:
-        """Refuse to decode in another context mode than was trained, unless the settings were meant that way."""
-        if self.table and self.context is not None and decode.undo_context != self.context:
-            self.facts["context_mismatch"] = f"trained with {self.context}, decoded with {decode.undo_context}"
+    def context_warnings(self, decode: Decode) -> tuple[str, ...]:
+        """Say so when answers are decoded with another undo context than the model was trained with."""
+        if not self.table or self.context is None or decode.undo_context == self.context:
+            return ()
+        return (f"trained with undo_context {self.context}, decoded with {decode.undo_context}",)
 
 
 def open_model(
