@@ -28,6 +28,9 @@ from unsay.store.write import write_text
 FOLDER = ".datasets"
 DEFAULT_FORMAT = "gsm8k"
 
+# What pyarrow's JSON reader, and with it lm-eval, takes for a point in time if a whole column looks like it.
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?Z?)?")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -89,6 +92,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.suffix == ".json":
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error) from error
         except ValueError as error:
             raise DataError(f"{path}: expected JSON, got {error}.") from error
         if not isinstance(content, list):
@@ -97,14 +102,23 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield from ((number, _object(row, path, number)) for number, row in rows)
         return
     with path.open(encoding="utf-8-sig") as file:
-        for number, text in enumerate(file):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"{path}:{number + 1}: expected one JSON object per line, got {error}.") from error
-            yield number, _object(row, path, number)
+        try:
+            for number, text in enumerate(file):
+                if text.strip():
+                    yield number, _object(_parsed(text, path, number), path, number)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error) from error
+
+
+def _parsed(text: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}:{number + 1}: expected one JSON object per line, got {error}.") from error
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{path}: expected text in UTF-8, got other bytes ({error.reason}). Save the file as UTF-8.")
 
 
 def _object(row: Any, path: Path, number: int) -> Mapping[str, Any]:
@@ -164,11 +178,18 @@ def _write_normalised(
         }
     elif "test" not in splits:
         splits["test"] = splits.pop("dev") if "dev" in splits else splits.pop("train")
-    texts = {split: "".join(_line(example, dataset.answer) for example in rows) for split, rows in splits.items()}
+    lines = {split: [_line(example, dataset.answer) for example in rows] for split, rows in splits.items()}
+    texts = {split: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines[split]) for split in lines}
     for split, content in texts.items():
         if not content:
             raise DataError(
                 f"dataset {dataset.name!r}: split {split!r} is empty. Give more lines or another dev_share."
+            )
+        if all(_DATE.fullmatch(line["final"]) for line in lines[split]):
+            raise DataError(
+                f"dataset {dataset.name!r}: expected final answers, got nothing but dates such as "
+                f"{lines[split][0]['final']!r} in split {split!r}, which lm-eval reads as points in time. Write them "
+                "with a word before them, such as 'on 2024-01-05'."
             )
     digest = hashlib.sha256("\0".join(texts[split] for split in sorted(texts)).encode()).hexdigest()[:12]
     folder = output_dir / FOLDER / f"{dataset.name}-{digest}"
@@ -180,18 +201,18 @@ def _write_normalised(
     return written
 
 
-def _line(example: Example, answer: str | None) -> str:
-    final = example.answer.strip()
+def _line(example: Example, answer: str | None) -> dict[str, str]:
+    final = example.answer
     if answer is not None:
         match = re.search(answer, example.answer)
-        if match is None:
+        if match is None or match.group(1) is None:
             raise DataError(
                 f"{example.id}: expected the answer pattern {answer!r} in the gold answer, got "
                 f"{example.answer[-60:]!r}. Change `answer:` or the line."
             )
         final = match.group(1)
-    fields = {"question": example.question, "answer": example.answer, "final": final}
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    # Without the white space around it, as answers are compared.
+    return {"question": example.question, "answer": example.answer, "final": final.strip()}
 
 
 def _draw(question: str) -> float:

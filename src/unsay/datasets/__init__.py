@@ -32,8 +32,9 @@ def text(line: Mapping[str, Any], column: str, id: str) -> str:
     value = line.get(column)
     if not isinstance(value, str) or not value.strip():
         found = ", ".join(sorted(map(str, line))) or "none"
+        got = "blank text" if isinstance(value, str) else type(value).__name__
         raise DataError(
-            f"{id}: expected text in column {column!r}, got {type(value).__name__}; columns here: {found}. "
+            f"{id}: expected text in column {column!r}, got {got}; columns here: {found}. "
             "Name the right one under `columns:`."
         )
     return _whole(value, f"column {column!r}", id)

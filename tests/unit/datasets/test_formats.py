@@ -71,7 +71,7 @@ def test_a_line_is_read(name: str, line: dict[str, Any], columns: dict[str, str]
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("gsm8k", {"Question": "?", "answer": "4"}, ["column 'question'", "columns here: Question, answer", "`columns:`"]),
     ("gsm8k", {"question": "?", "answer": 4}, ["column 'answer'", "got int"]),
-    ("gsm8k", {"question": " \n", "answer": "4"}, ["column 'question'"]),
+    ("gsm8k", {"question": " \n", "answer": "4"}, ["column 'question'", "got blank text"]),
     ("gsm8k", {}, ["columns here: none"]),
     ("gsm8k", {"question": "half a character: \ud83d", "answer": "4"}, ["column 'question'", "half a character"]),
     ("alpaca", {"instruction": "a", "output": ""}, ["column 'output'"]),
