@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from unsay.data.source import open_source
+from unsay.errors import ModelError
 from unsay.evaluate.evaluate import evaluate_job
 from unsay.evaluate.setup import open_model
 from unsay.job import Job, Report, Result
-from unsay.store import layout
+from unsay.store import layout, read
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,20 @@ class Vanilla:
     def run(self, job: Job, report: Report) -> Result:
         experiment = job.experiment
         source = open_source(experiment.dataset, job.output_dir)
-        trained = experiment.model.experiment
-        adapter = None if trained is None else layout.train(job.output_dir / trained)
+        adapter = _adapter_of(job)
         opened = open_model(experiment.model, device=job.device, dtype=job.dtype, adapter=adapter)
         return evaluate_job(job, source, opened, report)
+
+
+def _adapter_of(job: Job) -> Path | None:
+    """Return the adapter of the experiment that the model names; raises ModelError unless its training is finished."""
+    trained = job.experiment.model.experiment
+    if trained is None:
+        return None
+    folder = layout.train(job.output_dir / trained)
+    state = read.read_json(folder / layout.TRAINED) if (folder / layout.TRAINED).exists() else {}
+    if not state.get("completed"):
+        raise ModelError(
+            f"expected a finished training in {folder}, got an unfinished one; run experiment {trained} first"
+        )
+    return folder
