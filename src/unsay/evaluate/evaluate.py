@@ -19,7 +19,7 @@ from unsay import engine, identity, metrics
 from unsay.data.source import Source
 from unsay.errors import EvaluationError
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
-from unsay.evaluate.lm_eval_tasks import FINAL, task_config
+from unsay.evaluate.lm_eval_tasks import task_config
 from unsay.evaluate.setup import Opened
 from unsay.job import Job, Report, Result
 from unsay.metrics.exact_match import STRICT
@@ -84,7 +84,7 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     and ours differ on any item.
     """
     config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
-    measures = metrics.load_all({"exact_match": _exact_match_options(config)})
+    measures = metrics.load_all({"exact_match": _exact_match_options(config, own=evaluation.source.task is None)})
     exact_match = next(measure for measure in measures if STRICT in measure.names)
     answers = Answers(evaluation, exact_match, progress)
     results = _run_lm_eval(evaluation, config, answers)
@@ -312,10 +312,11 @@ def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sampl
         if document in seen:
             continue
         doc, trace = line["doc"], by_document[document]
+        answer = doc.get("answer")  # as the dataset has it, steps and all; in some datasets that is no text
         seen[document] = Sample(
             key=str(document),
             question=str(doc.get("question", "")),
-            label=str(doc.get("answer", line["target"])),
+            label=answer if isinstance(answer, str) and answer.strip() else str(line["target"]),
             predict=trace.visible,
             finish_reason=trace.finish_reason,
             counts=trace.counts,
@@ -323,8 +324,11 @@ def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sampl
     return [seen[document] for document in sorted(seen)]
 
 
-def _exact_match_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return how the task cuts out and compares final answers, so that our exact match is lm-eval's."""
+def _exact_match_options(config: dict[str, Any], own: bool) -> dict[str, Any]:
+    """Return how the task cuts out and compares final answers, so that our exact match is lm-eval's.
+
+    The gold answers of a user's `own` data are cut as the model's are; those of a task are as lm-eval takes them.
+    """
     patterns = {
         item["name"]: step["regex_pattern"]
         for item in config.get("filter_list") or []
@@ -339,7 +343,7 @@ def _exact_match_options(config: dict[str, Any]) -> dict[str, Any]:
         "flexible": patterns.get("flexible-extract"),
         "ignored": tuple(exact.get("regexes_to_ignore", ())),
         "ignore_case": bool(exact.get("ignore_case", False)),
-        "gold": patterns.get("strict-match") if config["doc_to_target"] == FINAL else None,
+        "gold": patterns.get("strict-match") if own else None,
         "source": f"lm-eval {config['task']} v{_version(config)}",
     }
 

@@ -57,12 +57,19 @@ def task_config(source: Source, prompting: Prompting, decode: Decode) -> dict[st
 def load_task(name: str) -> dict[str, Any]:
     """Load lm-eval's own configuration of a task, includes resolved.
 
-    Raises EvaluationError when the installed lm-eval has no such task, or it is a group, or generates no text.
+    Raises EvaluationError when the installed lm-eval has no such task, when the task's own code does not load, or when
+    it generates no text.
     """
     from lm_eval.tasks._yaml_loader import load_yaml
 
     path = _find(name)
-    config = dict(load_yaml(path, resolve_func=True))
+    try:
+        config = dict(load_yaml(path, resolve_func=True))
+    except Exception as error:  # whatever a task's own Python file does when it is imported
+        raise EvaluationError(
+            f"task {name!r}: expected {path.name} and its code to load, got {type(error).__name__}: {error}. "
+            "Install what it asks for (`pip install 'lm-eval[math]'` for most tasks with formulas), or choose another."
+        ) from error
     if config.get("output_type") != "generate_until":
         raise EvaluationError(
             f"task {name!r} scores {config.get('output_type')!r}; expected a task that generates text "
