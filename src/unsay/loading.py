@@ -349,7 +349,7 @@ def _explain(error: Exception, expected: str, path: str) -> ModelError:
         advice = "copy the missing file there, or convert the weights to safetensors"
     elif "connect" in chain or "offline" in chain:
         got = "no connection to the hub and no copy in the cache"
-        advice = "run `unsay fetch` where there is a network, or give a local folder"
+        advice = f"run `hf download {path}` where there is a network, or give a local folder"
     else:
         got = _first_line(error)
         advice = "check the hub id and the revision"

@@ -88,7 +88,7 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "decode.top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "decode.top_k": _NOT_NEGATIVE,
     "decode.max_survivors": _AT_LEAST_ONE,
-    "decode.max_undos": _NOT_NEGATIVE,
+    "decode.max_undos": (lambda value: value >= 1, "at least 1 (to have none write `undo: ban`)"),
     "decode.max_visits": _AT_LEAST_ONE,
     "undo.clean_share": _SHARE,
     "training.lora_rank": _AT_LEAST_ONE,

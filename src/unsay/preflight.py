@@ -127,7 +127,7 @@ def _check_model(model: Model, found: Found, *, access: bool) -> None:
         if _is_offline():
             found(
                 f"{where} is not in the local cache ({hub_cache()}) and the hub is switched off (HF_HUB_OFFLINE); "
-                "run `unsay fetch` where there is a network, or give a local folder as `path:`"
+                f"run `hf download {model.path}` where there is a network, or give a local folder as `path:`"
             )
         elif needs_token(model) and not hub_token():
             found(

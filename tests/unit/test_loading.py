@@ -126,7 +126,7 @@ def test_hub_errors_say_what_to_do() -> None:
     gated = OSError("You are trying to access a gated repo.")
     assert "hf auth login" in str(loading._explain(gated, "a model", "meta-llama/Llama-3.2-3B-Instruct"))
     offline = OSError("We couldn't connect to 'https://huggingface.co'")
-    assert "unsay fetch" in str(loading._explain(offline, "a model", "some/model"))
+    assert "hf download some/model" in str(loading._explain(offline, "a model", "some/model"))
     code = ValueError("requires you to execute the code; set the option `trust_remote_code=True`")
     assert "trust_remote_code: true" in str(loading._explain(code, "a model", "some/model"))
     unknown = OSError("some/model is not a valid model identifier")
