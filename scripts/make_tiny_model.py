@@ -4,7 +4,7 @@ The run is sized in tokens and seeded, so it does not depend on how fast the mac
 split of `unsay.datasets.wordproblems` only. Half of the documents contain retries: a wrong line, the undo token, the
 right line, with the wrong tokens masked from the loss.
 
-    python scripts/make_tiny_model.py                          # about 35 minutes on two idle cores
+    python scripts/make_tiny_model.py                          # about 25 minutes on two idle cores
     python scripts/make_tiny_model.py --tokens 300_000 --out /tmp/smoke
 """
 
@@ -28,12 +28,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from unsay.datasets.wordproblems import generate
+from unsay.loading import UndoFile
 from unsay.undo import Action, ActionKind, UndoTable, resolve
 
 ASSETS = Path(__file__).resolve().parents[1] / "src" / "unsay" / "assets" / "unsay-tiny"
 SEED = 0
 THREADS = 2
-TOKENS = 20_000_000
+TOKENS = 13_107_200
 VOCABULARY = 560
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -374,6 +375,18 @@ def train(tokenizer: PreTrainedTokenizerFast, tokens: int, checkpoints: Path | N
     return model.eval()
 
 
+def undo_table(tokenizer: PreTrainedTokenizerFast) -> UndoTable:
+    """Say what the control tokens of this tokenizer do."""
+    kinds: dict[str, ActionKind] = {POP: "pop", POP_LINE: "pop_line", POP_ALL: "pop_all"}
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in kinds}
+    newline = tokenizer.encode("\n")[0]
+    return UndoTable(
+        {ids[name]: Action(kind) for name, kind in kinds.items()},
+        {id: name for name, id in ids.items()},
+        frozenset({newline}),
+    )
+
+
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write everything from_pretrained needs."""
     config = model.config
@@ -387,21 +400,13 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Fine-tuning keeps the rows of the undo tokens: they are pretrained, with retracted tokens left in the context.
+    table = undo_table(tokenizer)
+    undo = UndoFile(table, context="keep", trained=tuple(table.actions))
+    (folder / "undo.json").write_text(json.dumps(undo.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------------
-
-
-def undo_table(tokenizer: PreTrainedTokenizerFast) -> UndoTable:
-    """Say what the control tokens of this tokenizer do."""
-    kinds: dict[str, ActionKind] = {POP: "pop", POP_LINE: "pop_line", POP_ALL: "pop_all"}
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in kinds}
-    newline = tokenizer.encode("\n")[0]
-    return UndoTable(
-        {ids[name]: Action(kind) for name, kind in kinds.items()},
-        {id: name for name, id in ids.items()},
-        frozenset({newline}),
-    )
 
 
 @torch.inference_mode()
