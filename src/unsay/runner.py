@@ -122,6 +122,8 @@ def _carry_out(executor: Executor, job: Job, watcher: Watcher) -> Ended:
     except KeyboardInterrupt:  # stop the worker too, and wait until it has written down where it stopped
         running.cancel()
         outcome = running.wait()
+        if outcome.status != "completed":  # it may have been stopped before it could say so
+            return Ended(job.experiment, "cancelled", "stopped from the keyboard", outcome.log)
     return Ended(job.experiment, outcome.status, outcome.error, outcome.log)
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
@@ -40,7 +40,7 @@ _VERSIONED = (
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to stop (SIGTERM, or its parent is gone)."""
+    """The process was asked to stop (SIGTERM, Ctrl-C, or its parent is gone)."""
 
 
 def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
@@ -209,17 +209,24 @@ def _end(report: Report, outcome: Outcome) -> Outcome:
 @contextmanager
 def _events() -> Iterator[Report]:
     """Keep standard output for events alone: whatever libraries print goes to standard error, the log."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
-        os.dup2(2, 1)
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
 
-        def report(event: Event) -> None:
-            stream.write(json.dumps(event) + "\n")
-            stream.flush()
+    def report(event: Event) -> None:
+        with suppress(BrokenPipeError):  # whoever listened is gone; `_watch_parent` ends the work
+            os.write(descriptor, json.dumps(event).encode() + b"\n")
 
+    try:
         yield report
+    finally:
+        os.close(descriptor)
 
 
 def _stop(signum: int, frame: Any) -> None:
+    # Ctrl-C reaches this process twice, from the terminal and from the one that started it. The first is enough; the
+    # second must not hit while it is written down where the work stopped.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
     raise Stopped(f"stopped by {signal.Signals(signum).name}")
 
 
@@ -233,7 +240,8 @@ def _watch_parent() -> None:
 def main() -> int:
     value = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     log = Path(value.pop("log"))
-    signal.signal(signal.SIGTERM, _stop)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _stop)
     threading.Thread(target=_watch_parent, daemon=True).start()
     with _events() as report:
         outcome = carry_out(Job.from_json(value), report, log=log)

@@ -1,0 +1,350 @@
+"""Real processes, really killed: what was finished stays as it is, and the next run does the rest and nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from unsay import cli, config
+from unsay.job import Job
+from unsay.records import ExperimentRecord
+from unsay.store import layout, read
+from unsay.train.sft import CHECKPOINT
+from unsay.worker import carry_out
+
+ITEMS = 16
+TIMEOUT = 240.0
+
+
+class Lab:
+    """A folder with an experiment file, and ways to run it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder
+        self.model = model
+        self.file = folder / "lab.yaml"
+        self.outputs = folder / "outputs"
+        self.started: list[subprocess.Popen[bytes]] = []
+        (folder / "data").mkdir()
+        for split, first, count in (("train", 0, 12), ("test", 100, ITEMS)):
+            rows = [{"question": f"{n} + {n}?", "answer": f"#### {n + n}"} for n in range(first, first + count)]
+            (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(self, *experiments: dict[str, Any], **configs: dict[str, Any]) -> None:
+        base = {"model": "tiny", "dataset": "own"}
+        document = {
+            "models": {"tiny": {"path": str(self.model)}},
+            "datasets": {"own": {"path": str(self.folder / "data")}},
+            "configs": configs,
+            "experiments": [base | experiment for experiment in experiments],
+        }
+        self.file.write_text(json.dumps(document))  # JSON is YAML
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start `unsay run` as a process group of its own."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unsay", "run", "lab.yaml", "--device", "cpu", "--batch-size", "1"],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "stderr.txt").open("ab"),
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *options: str) -> int:
+        """Run inside this process: cheap, where no process has to die."""
+        arguments = [
+            "run",
+            str(self.file),
+            "--output-dir",
+            str(self.outputs),
+            "--device",
+            "cpu",
+            "--executor",
+            "inline",
+        ]
+        return cli.main([*arguments, *options])
+
+    def folders(self) -> list[Path]:
+        return [self.outputs / each.folder for each in config.load(self.file, output_dir=self.outputs).experiments]
+
+    def record(self, place: int = 0) -> ExperimentRecord:
+        record = read.record(self.folders()[place])
+        assert record is not None
+        return record
+
+
+@pytest.fixture
+def lab(tmp_path: Path, tiny_models: Callable[..., Path]) -> Iterator[Lab]:
+    made = Lab(tmp_path, tiny_models(tie=False))
+    yield made
+    for process in made.started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        assert process is None or process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+
+
+def worker_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+    return psutil.Process(process.pid).children()[0]
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def complete_lines(path: Path) -> bytes:
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def count(path: Path) -> int:
+    return complete_lines(path).count(b"\n")
+
+
+def outcomes(record: ExperimentRecord) -> list[str | None]:
+    return [attempt.outcome for attempt in record.attempts]
+
+
+def answers(folder: Path) -> dict[int, tuple[int, ...]]:
+    found = [(trace.key.doc_id, trace.ids) for trace in read.traces(folder)]
+    assert len(found) == len(dict(found)), "an answer was generated twice"
+    return dict(found)
+
+
+def assert_complete(lab: Lab, folder: Path) -> None:
+    """Everything is there, and it is what an undisturbed run gives."""
+    record = read.record(folder)
+    assert record is not None
+    assert record.status == "completed"
+    assert record.items == ITEMS
+    for name in record.files.values():
+        assert (folder / name).stat().st_size
+    assert {value.n for name, value in read.metrics(folder).items() if name.startswith("exact_match")} == {ITEMS}
+    assert len(list(read.samples(folder, record))) == 2 * ITEMS
+    assert len(list(folder.glob("results_*"))) == 1
+
+    experiment = config.load(lab.file, output_dir=lab.folder / "undisturbed").experiments[0]
+    job = Job(experiment, lab.folder / "undisturbed", device="cpu", batch_size=1)
+    assert carry_out(job, lambda event: None).status == "completed"
+    assert answers(folder) == answers(job.folder)
+    values = {name: value.value for name, value in read.metrics(folder).items()}
+    assert values == {name: value.value for name, value in read.metrics(job.folder).items()}
+
+
+SLOW_ANSWERS = {"method": "vanilla", "config": "fewshot_0", "decode": {"max_new_tokens": 100}}
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(lab: Lab) -> None:
+    lab.write(SLOW_ANSWERS, SLOW_ANSWERS | {"config": "fewshot_1"})
+    traces = lab.folders()[0] / layout.TRACES
+
+    # 1. Ctrl-C in a terminal goes to the command and to its worker.
+    process = lab.start()
+    wait_for(lambda: count(traces) >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(TIMEOUT) == 1
+    assert outcomes(lab.record()) == ["cancelled"]
+    assert lab.record(1).status == "pending", "Ctrl-C ends the whole run"
+    assert "Traceback" not in (lab.folder / "stderr.txt").read_text()
+    assert "cancelled" in layout.page(lab.outputs).read_text()
+    first = complete_lines(traces)
+
+    # 2. Only the command is killed. Its worker notices, and stops by itself.
+    process = lab.start()
+    wait_for(lambda: count(traces) >= first.count(b"\n") + 2, process)
+    worker = worker_of(process)
+    process.send_signal(signal.SIGKILL)
+    second = complete_lines(traces)
+    wait_for(lambda: gone(worker))
+    assert second.startswith(first)
+    assert outcomes(lab.record()) == ["cancelled", "cancelled"]
+
+    # 3. Command and worker are killed. Nobody can write down that it stopped.
+    process = lab.start()
+    wait_for(lambda: count(traces) >= second.count(b"\n") + 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: read.liveness(lab.record(), traces.parent) == "stale")
+    third = complete_lines(traces)
+    assert third.startswith(second)
+    assert third.count(b"\n") < ITEMS
+    assert lab.record().status == "running"
+
+    # 4. The last run finishes it.
+    assert lab.run("--batch-size", "1", "EXP-001") == 0
+    assert complete_lines(traces).startswith(third)
+    assert outcomes(lab.record()) == ["cancelled", "cancelled", None, "completed"]
+    assert_complete(lab, traces.parent)
+
+
+QUICK_TRAINING = {
+    "base": "lora/train_bt",
+    "max_steps": 60,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "save_steps": 5,
+    "logging_steps": 1,
+    "decode": {"max_new_tokens": 4},
+}
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(lab: Lab) -> None:
+    lab.write({"method": "sft", "config": "quick"}, quick=QUICK_TRAINING)
+    folder = lab.folders()[0]
+    process = lab.start()
+    wait_for(lambda: list(layout.train(folder).glob(f"{CHECKPOINT}*")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    rows = (layout.data(folder) / layout.ROWS).stat().st_mtime_ns
+
+    assert lab.run() == 0
+    assert outcomes(lab.record()) == [None, "completed"]
+    results = read.read_json(layout.train(folder) / layout.TRAIN_RESULTS)
+    assert 0 < results["resumed_from"] < results["steps"] == 60
+    assert results["resumed_from"] % 5 == 0
+    log = (layout.train(folder) / layout.TRAINER_LOG).read_text().splitlines()
+    assert [json.loads(line)["current_steps"] for line in log] == list(range(1, 61))
+    assert (layout.data(folder) / layout.ROWS).stat().st_mtime_ns == rows
+
+
+# -- running again ----------------------------------------------------------------
+
+
+def on_disk(lab: Lab) -> dict[str, str]:
+    """Return the content of every file but the page and the locks."""
+    return {
+        path.relative_to(lab.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in lab.folder.rglob("*")
+        if path.is_file() and path.name not in (layout.PAGE, layout.LOCK)
+    }
+
+
+def trained(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in layout.train(folder).iterdir() if path.is_file()}
+
+
+SHORT = {"max_new_tokens": 3}
+TWO_STEPS = QUICK_TRAINING | {"max_steps": 2, "warmup_ratio": 0.0, "decode": SHORT}
+
+
+def test_what_is_finished_is_not_done_again(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write(
+        {"method": "vanilla", "config": "fewshot_0", "decode": SHORT},
+        {"method": "sft", "config": "short"},
+        short=TWO_STEPS,
+    )
+    assert lab.run() == 0
+    before = on_disk(lab)
+    assert lab.run() == 0
+    assert on_disk(lab) == before
+    assert capsys.readouterr().err.count("finished already, skipped") == 2
+
+    # The notes and the order of the file are not what a result depends on.
+    lab.write({"method": "sft", "config": "short", "notes": "mine"}, short=TWO_STEPS | {"logging_steps": 2})
+    assert lab.run() == 0
+    assert {path: value for path, value in on_disk(lab).items() if path != "lab.yaml"} == {
+        path: value for path, value in before.items() if path != "lab.yaml"
+    }
+
+
+def test_other_decoding_moves_the_evaluation_aside_and_keeps_the_training(lab: Lab) -> None:
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS)
+    assert lab.run() == 0
+    folder, first, stamps = lab.folders()[0], lab.record(), trained(lab.folders()[0])
+    traces = (folder / layout.TRACES).read_bytes()
+
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS | {"decode": {"max_new_tokens": 4}})
+    assert lab.run() == 0
+    second = lab.record()
+    assert second.identity != first.identity
+    assert second.hashes["train"] == first.hashes["train"]
+    assert second.hashes["eval"] != first.hashes["eval"]
+    assert second.id == first.id
+    assert len(second.attempts) == 1
+    assert trained(folder) == stamps
+    aside = layout.superseded(folder, first.identity)
+    assert (aside / layout.TRACES).read_bytes() == traces
+    old = read.record(aside)
+    assert old == first
+    assert all((aside / name).is_file() for name in first.files.values())
+    assert not any((folder / name).exists() for name in first.files.values() if "_20" in name)
+    assert [entry.folder for entry in read.find(lab.outputs)] == [folder], "what was moved aside is not on the page"
+
+    # Another training moves the training aside, too.
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS | {"max_steps": 3})
+    assert lab.run() == 0
+    assert lab.record().hashes["train"] != first.hashes["train"]
+    assert len(list((folder / layout.SUPERSEDED).glob(f"*/{layout.TRAIN}/adapter_model.safetensors"))) == 1
+
+
+def test_force_runs_again_and_keeps_the_old_result(lab: Lab) -> None:
+    lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
+    assert lab.run() == 0
+    folder, first = lab.folders()[0], lab.record()
+    assert lab.run("--force") == 0
+    again = lab.record()
+    assert again.identity == first.identity
+    assert outcomes(again) == ["completed", "completed"]
+    assert again.files["results"] != first.files["results"]
+    aside = layout.superseded(folder, first.identity)
+    assert read.record(aside) == first
+    assert (aside / layout.TRACES).stat().st_ino != (folder / layout.TRACES).stat().st_ino
+    assert answers(aside) == answers(folder)
+
+
+def test_a_limited_run_stays_apart(lab: Lab) -> None:
+    lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
+    assert lab.run("--limit", "3") == 0
+    folder = lab.folders()[0]
+    assert lab.record().status == "pending"
+    limited = read.record(layout.limited(folder, 3))
+    assert limited is not None
+    assert (limited.status, limited.limit, limited.items, limited.id) == ("completed", 3, ITEMS, "EXP-001")
+    assert len(answers(layout.limited(folder, 3))) == 3
+    assert lab.run() == 0
+    assert lab.record().status == "completed"
+    assert len(answers(folder)) == ITEMS
+
+
+def test_two_decodings_share_one_training(lab: Lab) -> None:
+    rewind = {"train_as": "short", "decode": {"undo_context": "rewind", **SHORT}}
+    lab.write(
+        {"id": "A", "method": "sft", "config": "short"},
+        {"id": "B", "method": "sft", "config": "rewind"},
+        short=TWO_STEPS,
+        rewind=rewind,
+    )
+    assert lab.run("A") == 0
+    first, second = lab.folders()
+    stamps = trained(first)
+    assert lab.run() == 0
+    assert trained(first) == stamps
+    assert not layout.train(second).exists()
+    assert not layout.data(second).exists()
+    assert lab.record(1).status == "completed"
+    assert lab.record(1).hashes["train"] == lab.record(0).hashes["train"]
+    assert lab.record(1).hashes["eval"] != lab.record(0).hashes["eval"]
+    assert len(answers(second)) == ITEMS
