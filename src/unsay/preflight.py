@@ -55,7 +55,7 @@ def check(plan: Plan, *, name: str | None = None, access: bool = True) -> list[s
             _check_template(experiment.model, experiment.method, found)
         if experiment.dataset.name not in datasets:
             datasets.add(experiment.dataset.name)
-            _check_dataset(experiment.dataset, found)
+            _check_dataset(experiment.dataset, found, access=access)
     if plan.experiments:
         found = _teller(name, plan.experiments[0], mistakes)
         _check_output(plan.output_dir, found, access=access)
@@ -204,10 +204,10 @@ def has_chat_template(folder: Path) -> bool:
 # -- datasets ---------------------------------------------------------------------
 
 
-def _check_dataset(dataset: Dataset, found: Found) -> None:
+def _check_dataset(dataset: Dataset, found: Found, *, access: bool) -> None:
     if not dataset.is_local:
         hub = dataset.path
-        if hub is not None and _is_offline() and not is_cached(hub, "datasets"):
+        if access and hub is not None and _is_offline() and not is_cached(hub, "datasets"):
             found(
                 f"dataset {dataset.name!r} ({hub}) is not in the local cache and the hub is switched off; "
                 "give a local folder with train.jsonl and test.jsonl as `path:`"

@@ -785,6 +785,7 @@ def test_gated_models_and_the_offline_switch(load: Load, tmp_path: Path, monkeyp
     found = preflight.check(plan)
     assert len(found) == 2
     assert all("the hub is switched off" in mistake for mistake in found)
+    assert preflight.check(plan, access=False) == []
     for kind, name in (("models", "meta-llama--Llama-3.2-3B-Instruct"), ("datasets", "openai--gsm8k")):
         (tmp_path / "hf" / "hub" / f"{kind}--{name}" / "snapshots" / "abc").mkdir(parents=True)
     assert preflight.check(plan) == []
