@@ -446,6 +446,11 @@ class _Planner:
                 f"dataset {dataset.name!r} is an lm-eval task, for evaluation only; {method} "
                 "needs a dataset with `path:`",
             )
+        elif dataset.is_local and not _has_train_split(dataset):
+            self.say(
+                section.line("dataset"),
+                f"dataset {dataset.name!r} has nothing to train on: there is no train.jsonl in {dataset.path}; add one",
+            )
         elif dataset.is_local and not dataset.dev_share and not _has_test_split(dataset):
             self.say(
                 section.line("dataset"),
@@ -524,10 +529,17 @@ def _method_of(known: Definitions, name: str) -> str | None:
     return named.method if named else None
 
 
-def _has_test_split(dataset: Dataset) -> bool:
+def _has_train_split(dataset: Dataset) -> bool:
     place = Path(dataset.path or "")
-    names = [f"{split}.{end}" for split in ("test", "dev") for end in ("jsonl", "json")]
-    return any((place / name).is_file() for name in names)
+    return not place.is_dir() or _has_split(place, "train") or not _has_split(place, "test", "dev")
+
+
+def _has_test_split(dataset: Dataset) -> bool:
+    return _has_split(Path(dataset.path or ""), "test", "dev")
+
+
+def _has_split(folder: Path, *splits: str) -> bool:
+    return any((folder / f"{split}.{end}").is_file() for split in splits for end in ("jsonl", "json"))
 
 
 def _parents(folder: str) -> Iterator[str]:

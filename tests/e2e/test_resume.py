@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from unsay import cli, config
+from unsay.data.build import load_manifest
 from unsay.job import Job
 from unsay.records import ExperimentRecord
 from unsay.store import layout, read
@@ -298,6 +299,20 @@ def test_other_decoding_moves_the_evaluation_aside_and_keeps_the_training(lab: L
     assert lab.run() == 0
     assert lab.record().hashes["train"] != first.hashes["train"]
     assert len(list((folder / layout.SUPERSEDED).glob(f"*/{layout.TRAIN}/adapter_model.safetensors"))) == 1
+
+
+def test_a_question_that_is_evaluated_on_later_leaves_the_training(lab: Lab) -> None:
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS)
+    assert lab.run() == 0
+    folder, first = lab.folders()[0], lab.record()
+    assert load_manifest(folder).rows == 12
+    question = (lab.folder / "data" / "train.jsonl").read_text().split("\n")[0]
+    with (lab.folder / "data" / "test.jsonl").open("a") as file:
+        file.write(question + "\n")
+    assert lab.run() == 0
+    assert load_manifest(folder).rows == 11
+    assert load_manifest(folder).refusals == {"leak": 1}
+    assert lab.record().hashes["train"] != first.hashes["train"]
 
 
 def test_force_runs_again_and_keeps_the_old_result(lab: Lab) -> None:

@@ -170,7 +170,7 @@ def _write_normalised(
         for split, path in files.items()
     }
     if dataset.dev_share:
-        train = splits["train"]
+        train = splits.get("train", [])
         held_out = {example.id for example in train if _draw(example.question) < dataset.dev_share}
         splits = {
             "train": [example for example in train if example.id not in held_out],

@@ -52,6 +52,9 @@ class _Process:
                 outcome = Outcome(event["status"], event["error"], self.log)
             self.report(event)
         code = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
         return outcome or Outcome("failed", f"the worker ended with exit code {code}; its log is {self.log}", self.log)
 
     def cancel(self) -> None:

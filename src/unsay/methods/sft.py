@@ -12,7 +12,7 @@ from unsay.augment import Answer, Vocabulary
 from unsay.config import Experiment
 from unsay.data import build
 from unsay.data.source import Source, open_source
-from unsay.errors import TrainingError
+from unsay.errors import DataError, TrainingError
 from unsay.evaluate.evaluate import evaluate_job
 from unsay.evaluate.lm_eval_tasks import question_prompts
 from unsay.evaluate.setup import Opened, open_model
@@ -70,9 +70,10 @@ def _training(experiment: Experiment) -> Training:
 
 def _data_hash(experiment: Experiment, source: Source, base: Opened) -> str:
     training = _training(experiment)
-    train_file = source.files.get("train")
+    # Every split decides the rows: questions that are evaluated on are left out.
+    files = {split: identity.fingerprint(path) for split, path in source.files.items()}
     return identity.data_hash(
-        dataset=identity.fingerprint(train_file) if train_file else f"hub:{source.hub}",
+        dataset=identity.sha256_of(files) if files else f"hub:{source.hub}",
         format=experiment.dataset.format,
         columns=experiment.dataset.columns,
         template=base.template or "",
@@ -97,6 +98,8 @@ def _build_rows(job: Job, source: Source, base: Opened, data_hash: str) -> None:
     experiment, training = job.experiment, _training(job.experiment)
     undo, thinking = experiment.settings.undo, experiment.settings.prompting.enable_thinking
     examples = list(islice(source.examples("train"), training.max_samples))
+    if not examples:
+        raise DataError(f"dataset {source.name!r}: expected questions in split 'train', got none. Add a train.jsonl.")
     turns = dict(zip((example.id for example in examples), question_prompts(source)(examples), strict=True))
 
     def encode_prompt(example: Example) -> tuple[int, ...]:

@@ -199,6 +199,12 @@ def test_a_share_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
         split_of(tmp_path, ROWS[:1], 1e-9)
 
 
+def test_a_folder_without_training_questions_cannot_be_split(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data" / "dev.jsonl", ROWS[:4])
+    with pytest.raises(DataError, match="split 'train' is empty"):
+        open_source(own(tmp_path / "data", dev_share=0.5), tmp_path / "outputs")
+
+
 # -- the final answer -------------------------------------------------------------
 
 
