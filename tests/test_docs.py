@@ -1,0 +1,421 @@
+"""The documents say what is true: links, experiment files, commands and tables of README.md and docs/ against the code.
+
+Every command of a code block is run, here or (the slow ones) with the slow tests. Block kinds: `sh` holds commands,
+`console` a command and what it prints, `yaml` an experiment file or a part of one; a file that is used by a command
+begins with `# unsay run NAME`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+import unsay
+from tests.unit.lab import make_lab
+from unsay import catalog, cli, config, definitions, metrics, models, overrides, preflight, records, settings
+from unsay.errors import ConfigError
+from unsay.store import layout
+from unsay.suffix import SHORT
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MODEL_CARDS = sorted(ROOT.glob("src/unsay/assets/**/*.md"))
+EXPERIMENT_FILE, UNDO, RESULTS = (ROOT / "docs" / f"{name}.md" for name in ("experiment-file", "undo", "results"))
+
+# Run by the slow tests, in this order: page, command.
+SLOW = (
+    ("README.md", "make demo"),
+    ("results.md", "unsay doctor"),
+    ("experiment-file.md", "unsay run lab.yaml --limit 20"),
+    ("experiment-file.md", "unsay run lab.yaml"),
+    ("experiment-file.md", "unsay run lab.yaml EXP-002"),
+)
+# Not run from a test, and why.
+ELSEWHERE = {
+    "make test": "runs these tests",
+    "make test-all": "runs these tests",
+    "make check": "CI runs it beside the tests",
+    "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
+}
+READING = ("status", "show", "note", "report")
+"""Commands that need a lab to read."""
+
+
+# -- what is on a page ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of code."""
+
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a page; `prints` is what the page says it prints."""
+
+    page: Path
+    text: str
+    prints: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text)
+
+
+def parse(page: Path) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
+
+
+def blocks(*kinds: str) -> list[Block]:
+    found = [
+        Block(page, token.map[0] + 1, token.info, token.content)
+        for page in PAGES
+        for token in parse(page)
+        if token.type == "fence" and token.map
+    ]
+    return [block for block in found if block.kind in kinds or not kinds]
+
+
+def commands() -> Iterator[Command]:
+    for block in blocks("sh"):
+        for line in block.text.splitlines():
+            if words := shlex.split(line, comments=True):
+                yield Command(block.page, shlex.join(words))
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            first, _, rest = part.partition("\n")
+            yield Command(block.page, shlex.join(shlex.split(first)), rest)
+
+
+def table(page: Path, first: str) -> list[dict[str, str]]:
+    """Return the rows of the table whose first heading cell is `first`, as {heading: cell}."""
+    rows: list[list[str]] = []
+    for token in parse(page):
+        if token.type == "table_open":
+            rows = []
+        elif token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and rows:
+            rows[-1].append(token.content)
+        elif token.type == "table_close":
+            head, *body = rows
+            rows = []
+            if head[0] == first:
+                return [dict(zip(head, cells, strict=True)) for cells in body]
+    raise AssertionError(f"{page.name} has no table that begins with {first!r}")
+
+
+def coded(text: str) -> list[str]:
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+def named_files(page: Path) -> dict[str, str]:
+    found = {}
+    for block in blocks("yaml"):
+        if block.page == page and (match := re.match(r"# unsay run (\S+)\n", block.text)):
+            found[match[1]] = block.text
+    return found
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, in which everything lies that a page takes for granted."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "my-model/config.json": '{"model_type": "qwen3"}',
+        "my-model/tokenizer.json": "{}",
+        "my-model/model.safetensors": "",
+        "my-adapter/adapter_config.json": "{}",
+        "my-adapter/adapter_model.safetensors": "",
+        "gsm8k/train.jsonl": '{"question": "1 + 1?", "answer": "#### 2"}\n',
+        "gsm8k/test.jsonl": '{"question": "2 + 2?", "answer": "#### 4"}\n',
+        "notes.jsonl": '{"instruction": "1 + 1?", "reply": "Answer: 2"}\n',
+        "data/dataset_info.json": '{"notes": {"file_name": "../notes.jsonl", "columns": {"response": "reply"}}}',
+        "train_lora.yaml": "model_name_or_path: my-model\ntemplate: qwen\ndataset: notes\nstage: sft\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    return tmp_path
+
+
+# -- pages ------------------------------------------------------------------------
+
+
+def test_the_pages_were_found() -> None:
+    assert {page.name for page in PAGES} >= {
+        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiment-file.md", "undo.md", "results.md",
+    }  # fmt: skip
+    assert len(list(commands())) > 15
+    assert len(blocks("yaml")) > 4
+    assert {block.kind for block in blocks()} <= {"sh", "console", "yaml", "text", "json", "python"}
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    checked = 0
+    for page in (*PAGES, *MODEL_CARDS):
+        for token in parse(page):
+            for child in token.children or ():
+                target = str(child.attrGet("href") or child.attrGet("src") or "")
+                if not target or re.match(r"[a-z]+:", target):
+                    continue
+                checked += 1
+                path, _, anchor = target.partition("#")
+                file = (page.parent / path).resolve() if path else page
+                assert file.exists(), f"{page.name} links to {target}"
+                assert file.is_relative_to(ROOT)
+                assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+    assert checked > 8
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names GitHub gives a page's headings."""
+    tokens = parse(page)
+    titles = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.casefold()).replace(" ", "-") for title in titles}
+
+
+# -- experiment files -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_every_yaml_block_loads(block: Block, work: Path) -> None:
+    text = block.text
+    if not {"experiments", "matrix"} & yaml.safe_load(text).keys():
+        text += "experiments: [{model: unsay-tiny, dataset: wordproblems, method: vanilla, config: fewshot_0}]\n"
+    file = work / "block.yaml"
+    file.write_text(text)
+    plan = config.load(file)
+    assert plan.experiments
+    assert preflight.check(plan, access=False) == []
+
+
+def test_the_sweep_has_as_many_experiments_as_the_page_says(work: Path) -> None:
+    (work / "sweep.yaml").write_text(named_files(EXPERIMENT_FILE)["sweep.yaml"])
+    assert len(config.load(work / "sweep.yaml").experiments) == 12
+    assert "This makes twelve experiments:" in EXPERIMENT_FILE.read_text()
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_every_python_block_runs(block: Block, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_lab(work / "outputs")
+    exec(compile(block.text, str(block), "exec"), {})
+    assert "EXP-004 completed" in capsys.readouterr().out
+
+
+# -- commands ---------------------------------------------------------------------
+
+
+def test_every_command_has_help_and_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert len(cli.commands()) >= 9
+    for name, file in cli.commands().items():
+        assert len(cli.help_line(file)) > 10
+        assert re.search(rf"`unsay {name}\b|^(\$ )?unsay {name}\b", text, re.MULTILINE), f"unsay {name}: not documented"
+        assert cli.main([name, "--help"]) == 0
+        assert cli.help_line(file).split()[0] in capsys.readouterr().out
+        for parameter in parameters(name):
+            assert getattr(parameter, "help", None), f"unsay {name} {parameter.name} has no help"
+
+
+def parameters(name: str) -> list[Any]:
+    group: Any = cli.group()
+    made = group.get_command(None, name)
+    inner = getattr(made, "commands", {"": made})
+    return [parameter for each in inner.values() for parameter in each.params]
+
+
+def test_every_option_that_is_written_about_exists() -> None:
+    ours = {option for name in cli.commands() for parameter in parameters(name) for option in parameter.opts}
+    written = {option for page in PAGES for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())}
+    assert len(written) > 5
+    assert written <= ours | {"--help"}
+
+
+def test_every_make_target_that_is_written_about_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    written = {word for command in commands() if command.words[0] == "make" for word in command.words[1:]}
+    assert written >= {"demo", "test", "check"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in written)
+
+
+def test_every_command_is_run_somewhere() -> None:
+    listed = {(command.page.name, command.text) for command in commands()}
+    assert set(SLOW) <= listed, "the table of slow commands has one that no page has"
+    assert ELSEWHERE.keys() <= {text for _, text in listed}
+    unknown = [text for page, text in listed if text not in ELSEWHERE and (page, text) not in SLOW]
+    assert all(text.startswith("unsay ") for text in unknown), unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_quick_commands_do_what_the_page_says(page: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in named_files(page).items():
+        (work / name).write_text(text)
+    lab = work / "lab"
+    make_lab(lab / "outputs")
+    for command in commands():
+        if command.page != page or command.text in ELSEWHERE or (page.name, command.text) in SLOW:
+            continue
+        words = command.words[1:]
+        folder = lab if words[0] in READING else work
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            code = cli.main(words)
+        out, err = capsys.readouterr()
+        assert code == 0, f"{command.text}: {err}"
+        if command.prints is not None:
+            assert out.replace(str(work), "/home/you/lab") == command.prints
+        if words[0] == "init":
+            assert preflight.check(config.load(work / words[1]), access=False) == []
+    assert not (work / "outputs").exists(), "a command that is said to be quick ran an experiment"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted({page for page, _ in SLOW}))
+def test_slow_commands_work(page: str, work: Path) -> None:
+    files = next(named_files(path) for path in PAGES if path.name == page)
+    for name, text in files.items():
+        (work / name).write_text(text)
+    for _, command in (item for item in SLOW if item[0] == page):
+        done = subprocess.run(_without_set_up(shlex.split(command), work), cwd=work, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def _without_set_up(words: Sequence[str], work: Path) -> list[str]:
+    """Return the command as it is once the environment is there: this one."""
+    if words[0] == "unsay":
+        return [sys.executable, "-m", *words]
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, work / name)
+    (work / "ready").touch()
+    return ["make", "-f", str(ROOT / "Makefile"), *words[1:], f"BIN={Path(sys.executable).parent}", "READY=ready"]
+
+
+# -- tables -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heading", "section"),
+    [
+        ("prompting", settings.Prompting),
+        ("training (sft)", settings.Training),
+        ("inside `decode:`", settings.Decode),
+        ("inside `undo:`", settings.UndoData),
+    ],
+)
+def test_every_setting_is_listed_with_its_default_and_short_name(heading: str, section: Any) -> None:
+    part = {settings.UndoData: "undo"}.get(section, section.__name__.casefold())
+    rows = {coded(row[heading])[0]: row for row in table(EXPERIMENT_FILE, heading)}
+    fields = {item.name for item in dataclasses.fields(section)} - {"options"}
+    assert rows.keys() == fields
+    for name, row in rows.items():
+        default = getattr(section(), name)
+        written = yaml.safe_load(row["default"])
+        assert (float(written) if isinstance(default, float) else written) == default, name
+        assert coded(row["short"]) == [SHORT[f"{part}.{name}"]], name
+
+
+def test_every_strategy_and_option_is_listed() -> None:
+    rows: dict[str, dict[str, Any]] = {}
+    strategy = ""
+    for row in table(EXPERIMENT_FILE, "strategy"):
+        strategy = (coded(row["strategy"]) or [strategy])[0]
+        rows.setdefault(strategy, {})[coded(row["option"])[0]] = yaml.safe_load(row["default"])
+    assert rows == {
+        name: {field.name: field.default for field in dataclasses.fields(catalog.plugin("augment", name))}  # type: ignore[arg-type]
+        for name in catalog.names("augment")
+    }
+    assert set(rows) <= set(coded(UNDO.read_text()))
+
+
+def test_every_format_is_listed_with_its_columns() -> None:
+    rows = {coded(row["format"])[0]: coded(row["names for `columns`"]) for row in table(EXPERIMENT_FILE, "format")}
+    assert rows.keys() == set(definitions.formats())
+    for name in rows.keys() - {definitions.DATASET_INFO}:
+        fields = dataclasses.fields(catalog.plugin("datasets", name))  # type: ignore[arg-type]
+        assert sorted(rows[name]) == sorted(field.name for field in fields)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("The parts", "nothing: 1"),
+        ("A line of `experiments`", "experiments: [{nothing: 1}]"),
+        ("Models", "models: {x: {nothing: 1}}"),
+        ("Datasets", "datasets: {x: {nothing: 1}}"),
+    ],
+)
+def test_every_key_of_a_mapping_is_listed(part: str, wrong: str, work: Path) -> None:
+    (work / "wrong.yaml").write_text(wrong)
+    with pytest.raises(ConfigError) as caught:
+        config.load(work / "wrong.yaml")
+    (known,) = re.findall(r"unknown key in .* 'nothing'; .*?there are: (.*)", str(caught.value))
+    section = EXPERIMENT_FILE.read_text().split(f"## {part}\n")[1].split("\n## ")[0]
+    listed = {key for line in section.splitlines() if line.startswith("| `") for key in coded(line.split("|")[1])}
+    assert set(known.split(", ")) - set(overrides.SETTING_KEYS) <= listed
+
+
+def test_built_in_names_and_templates_are_mentioned() -> None:
+    words = set(coded(EXPERIMENT_FILE.read_text()))
+    known = definitions.builtin()
+    assert {*known.models, *known.datasets, *known.configs, *models.template_names()} <= words
+
+
+def test_every_metric_finish_reason_and_status_is_listed() -> None:
+    names = {name for row in table(RESULTS, "name") for name in coded(row["name"])}
+    assert names == {name for metric in metrics.load_all() for name in metric.names}
+    reasons = [coded(row["finish reason"])[0] for row in table(UNDO, "finish reason")]
+    assert sorted(reasons) == sorted(records.BUDGET_REASONS)
+    assert [coded(row["status"])[0] for row in table(RESULTS, "status")] == list(records.STATUSES)
+
+
+def test_every_result_file_is_in_the_tree() -> None:
+    text = RESULTS.read_text()
+    tree = text.split("## The tree")[1].split("```")[0]
+    files = (
+        layout.PAGE, layout.EXPERIMENT, layout.METRICS, layout.TRACES, layout.PROMPTS, layout.PREDICTIONS, layout.ROWS,
+        layout.REFUSED, layout.MANIFEST, layout.UNDO_TABLE, layout.LIMIT_PREFIX, layout.SUPERSEDED, layout.LOGS,
+    )  # fmt: skip
+    assert [name for name in files if name not in tree] == []
+
+
+def test_every_plug_in_folder_has_a_row_in_contributing() -> None:
+    created = " ".join(row["create"] for row in table(ROOT / "CONTRIBUTING.md", "to add a …"))
+    contracts = " ".join(row["checked by"] for row in table(ROOT / "CONTRIBUTING.md", "to add a …"))
+    for folder in ("datasets", "augment", "models", "metrics", "methods", "executors", "cli"):
+        assert f"`{folder}/<name>.py`" in created
+    for test in re.findall(r"tests/[\w/]+\.py", contracts):
+        assert (ROOT / test).is_file()
+    for test in (ROOT / "tests" / "contract").glob("test_*.py"):
+        assert f"tests/contract/{test.name}" in contracts
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == unsay.__version__
+    assert f"version: {unsay.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {unsay.__version__}" in (ROOT / "CHANGELOG.md").read_text()
