@@ -32,13 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalog": {"errors"},
     "stats": {"errors"},
     # the experiment file, what it needs and what it will do
+    "lm_eval_files": set(),
     "located": BOTTOM,
-    "identity": BOTTOM | {"config"},
+    "identity": BOTTOM | {"config", "lm_eval_files"},
     "suffix": BOTTOM | {"identity"},
     "overrides": BOTTOM | {"located"},
-    "definitions": BOTTOM | {"located", "overrides"},
+    "definitions": BOTTOM | {"lm_eval_files", "located", "overrides"},
     "config": BOTTOM | FILE | {"store", "preflight"},
-    "preflight": BOTTOM | {"config", "overrides"},
+    "preflight": BOTTOM | {"config", "lm_eval_files", "overrides"},
     "planning": BOTTOM | {"config", "preflight", "store"},
     # folders of interchangeable files, which know the bottom row and their own contract
     "datasets": BOTTOM,
@@ -55,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BOTTOM | {"loading", "store"},
     "data": BOTTOM | {"augment", "config", "datasets", "store"},
     "evaluate": BOTTOM
-    | {"augment", "config", "data", "engine", "identity", "job", "loading", "metrics", "models", "prompts", "store"},
+    | {"augment", "config", "data", "engine", "identity", "job", "lm_eval_files", "loading", "metrics", "models"}
+    | {"prompts", "store"},
     # carrying experiments out
     "job": BOTTOM | {"config", "store"},
     "methods": BOTTOM | {"augment", "config", "data", "evaluate", "identity", "job", "store", "train"},

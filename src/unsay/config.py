@@ -29,8 +29,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,12 @@ class Plan:
     experiments: tuple[Experiment, ...]
 
 
-def load(path: Path, *, output_dir: Path | None = None, check: bool = False) -> Plan:
+def load(path: Path, *, output_dir: Path | None = None, check: bool | Callable[[Plan], Iterable[str]] = False) -> Plan:
     """Read an experiment file; raises ConfigError with every mistake found.
 
     `output_dir` goes over the file's own. `check` also looks at what the plan needs on this machine (model folders,
-    dataset lines, tokens, disk); it changes nothing and uses no network.
+    dataset lines, tokens, disk); it changes nothing and uses no network. A function in its place gives the mistakes of
+    a plan itself; they are raised together with those of the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -111,10 +113,21 @@ def load(path: Path, *, output_dir: Path | None = None, check: bool = False) -> 
     if check and plan is not None:
         from unsay import preflight
 
-        mistakes += [mistake for mistake in preflight.check(plan, name=str(path)) if mistake not in mistakes]
+        look = check if callable(check) else partial(preflight.check, name=str(path))
+        mistakes += [mistake for mistake in look(_without_missing(plan, mistakes)) if mistake not in mistakes]
     if mistakes or plan is None:
         raise ConfigError(sorted(dict.fromkeys(mistakes), key=_by_line))
     return plan
+
+
+def _without_missing(plan: Plan, mistakes: Sequence[str]) -> Plan:
+    """Leave out experiments whose model was reported as missing where it is defined."""
+
+    def reported(path: str) -> bool:
+        return not Path(path).exists() and any(path in mistake for mistake in mistakes)
+
+    kept = [each for each in plan.experiments if not (each.model.is_local and reported(each.model.path))]
+    return dataclasses.replace(plan, experiments=tuple(kept))
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
@@ -415,12 +428,20 @@ class _Planner:
         written = record.get("model")
         known = self.known.models.get(written) if isinstance(written, str) else None
         if known is None or known.path != path:
+            known = Model(str(written), path, revision=base.get("revision") or adapter.get("revision"))
+        if known.template is None:  # the one it was trained with
             spec = record.get("spec")
-            template = spec.get("model", {}).get("template") if isinstance(spec, dict) else None
-            template = template if template in definitions.templates() else None
-            known = Model(
-                str(written), path, revision=base.get("revision") or adapter.get("revision"), template=template
-            )
+            spec = spec.get("model") if isinstance(spec, dict) else None
+            template = spec.get("template") if isinstance(spec, dict) else None
+            if template is not None and template not in definitions.templates():
+                self.say(
+                    line,
+                    f"{name} was trained with a .jinja file as its template, and nothing in {folder} says where that "
+                    f"is; define its model in this file, under `models:`, as `{written}: {{path: {path}, template: "
+                    "FILE.jinja}`",
+                )
+                return None
+            known = dataclasses.replace(known, template=template)
         model = dataclasses.replace(
             known,
             name=f"{known.name}+{record['id'] if record.get('id') else _flat(folder.as_posix(), known.name)}",

@@ -18,6 +18,7 @@ from typing import Any
 
 from unsay import catalog, overrides
 from unsay.errors import UnsayError
+from unsay.lm_eval_files import TASK_FILES
 from unsay.located import Located
 from unsay.overrides import Patch, Say
 
@@ -60,7 +61,7 @@ class Dataset:
     name: str
     path: str | None = None
     task: str | None = None
-    """An lm-eval task; without `path` the dataset can only be evaluated on."""
+    """An lm-eval task, or the absolute path of a task file; without `path` the dataset can only be evaluated on."""
     format: str | None = None
     """A file of `unsay/datasets`."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -270,6 +271,12 @@ class _Places:
         self.say(line, f"{what} {text!r} is neither there ({path}) nor a hub id such as org/name")
         return None
 
+    def task(self, text: str, line: int) -> str:
+        path = self.local(text)
+        if self.check and not Path(path).is_file():
+            self.say(line, f"missing task file: there is no {path}")
+        return path
+
     def folder_of(self, text: str, line: int, what: str) -> str | None:
         path = self.local(text)
         if self.check and not Path(path).is_dir():
@@ -351,6 +358,8 @@ def _dataset(name: str, node: Located, known: Dataset | None, places: _Places) -
         path = places.find(path, section.line("path"), "dataset file")
         if path is None:
             return Dataset(name, task=task, format=format or "gsm8k")  # keeps lines that use it from being reported too
+    if task is not None and task.endswith(TASK_FILES):
+        task = places.task(task, section.line("task"))
     if known is not None and (format is None or format == known.format):
         path, task, format = path or known.path, task or known.task, format or known.format
     columns = section.get("columns", dict[str, str]) or {}

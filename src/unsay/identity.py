@@ -18,7 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from unsay import catalog
 from unsay.errors import DataError
+from unsay.lm_eval_files import TASK_FILES
 
 if TYPE_CHECKING:
     from unsay.config import Dataset, Experiment, Model
@@ -46,7 +50,14 @@ TOKENIZER_FILES = (
 )
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 MODEL_FILES = ("config.json", "generation_config.json", "undo.json", *TOKENIZER_FILES, *WEIGHT_FILES)
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "undo.json")
+# A tokenizer in an adapter's folder goes over the model's.
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "undo.json",
+    *TOKENIZER_FILES,
+)
 DATASET_FILES = tuple(f"{split}.{end}" for split in ("train", "dev", "test") for end in ("jsonl", "json"))
 
 # Training settings that decide where, how fast or how chattily, not what comes out. The two batch settings count by
@@ -260,8 +271,13 @@ def _dataset_spec(dataset: Dataset) -> dict[str, Any]:
         "answer": dataset.answer,
         "dev_share": dataset.dev_share,
     }
+    if dataset.task is not None and dataset.task.endswith(TASK_FILES):
+        value["task"] = task_fingerprint(Path(dataset.task))
     if dataset.path is None:
         value["name"] = dataset.name
+        version = _generated_version(dataset)
+        if version is not None:
+            value["version"] = version
     elif Path(dataset.path).is_absolute():
         value["content"] = dataset_fingerprint(Path(dataset.path))
     else:
@@ -274,6 +290,38 @@ def dataset_fingerprint(path: Path) -> str:
     if path.is_file():
         return fingerprint(path)
     return fingerprint(path, lambda name: name in DATASET_FILES)
+
+
+def task_fingerprint(file: Path) -> str:
+    """Fingerprint an lm-eval task of one's own: its file, what that includes, and the Python beside it."""
+    parts = {"": fingerprint(file)}
+    waiting = [file]
+    while waiting:
+        including = waiting.pop()
+        for name in _included(including):
+            place = including.parent / name
+            key = os.path.relpath(place, file.parent).replace(os.sep, "/")
+            if key not in parts and place.is_file():
+                parts[key] = fingerprint(place)
+                waiting.append(place)
+    parts |= {path.name: fingerprint(path) for path in file.parent.glob("*.py") if path.is_file()}
+    return f"task-sha256:{sha256_of(parts)}"
+
+
+def _included(file: Path) -> list[str]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # plain text, whatever its tags
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    names = content.get("include", []) if isinstance(content, dict) else []
+    return [name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str) and name]
+
+
+def _generated_version(dataset: Dataset) -> int | None:
+    """Return the version of the code that generates a dataset; None for one that is not generated."""
+    if dataset.format is None or dataset.format not in catalog.names("datasets"):
+        return None
+    return getattr(catalog.load("datasets", dataset.format), "VERSION", None)
 
 
 def _fingerprint_named(folder: Path, patterns: Iterable[str]) -> str:

@@ -161,6 +161,11 @@ def compose(patch: Patch, method: str, folder: Path, say: Say, *, trained: str |
     if prompting.num_fewshot:
         line = values["prompting.num_fewshot"].line
         say(line, f"num_fewshot is {prompting.num_fewshot}, but {method} prompts have 0 shots; remove it")
+    if not prompting.apply_chat_template:
+        say(
+            values["prompting.apply_chat_template"].line,
+            f"apply_chat_template is false, but {method} trains and answers in the model's chat template; remove it",
+        )
     return _checked(Settings(prompting, decode, Training(**_section(values, "training")), undo), values, say)
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unsay import catalog
+from unsay import catalog, lm_eval_files
 from unsay.config import Dataset, Experiment, Model, Plan
-from unsay.errors import ConfigError, DataError, UnsayError
+from unsay.errors import DataError, UnsayError
 from unsay.overrides import VANILLA
 
 Found = Callable[[str], None]
@@ -55,20 +55,16 @@ def check(plan: Plan, *, name: str | None = None, access: bool = True) -> list[s
             _check_template(experiment.model, experiment.method, found)
         if experiment.dataset.name not in datasets:
             datasets.add(experiment.dataset.name)
+            _check_task(experiment.dataset, found)
             _check_dataset(experiment.dataset, found, access=access)
     if plan.experiments:
         found = _teller(name, plan.experiments[0], mistakes)
+        if access and lm_eval_files.tasks_folder() is None:
+            found("running experiments needs lm-eval, which is not installed; `pip install 'unsay[train]'`")
         _check_output(plan.output_dir, found, access=access)
         if access:
             _check_downloads(plan, found)
     return list(mistakes)
-
-
-def require(plan: Plan, *, name: str | None = None, access: bool = True) -> None:
-    """Raise ConfigError with everything `check` finds; for a part of a plan, give a plan of that part."""
-    mistakes = check(plan, name=name, access=access)
-    if mistakes:
-        raise ConfigError(mistakes)
 
 
 def needs_token(model: Model) -> bool:
@@ -204,6 +200,22 @@ def has_chat_template(folder: Path) -> bool:
 # -- datasets ---------------------------------------------------------------------
 
 
+def _check_task(dataset: Dataset, found: Found) -> None:
+    task = dataset.task
+    if task is None or task == dataset.format == "gsm8k":  # lm-eval has that one; reading its folder takes time
+        return
+    if task.endswith(lm_eval_files.TASK_FILES):
+        if not Path(task).is_file():
+            found(f"dataset {dataset.name!r}: there is no task file {task}")
+        return
+    folder = lm_eval_files.tasks_folder()
+    if folder is None or lm_eval_files.find_task(folder, task) is not None:
+        return
+    close = catalog.nearest(task, lm_eval_files.task_names(folder))
+    hint = f"did you mean {close!r}? " if close else ""
+    found(f"dataset {dataset.name!r}: lm-eval has no task {task!r}; {hint}`lm_eval ls tasks` lists them")
+
+
 def _check_dataset(dataset: Dataset, found: Found, *, access: bool) -> None:
     if not dataset.is_local:
         hub = dataset.path
@@ -234,10 +246,14 @@ def split_files(folder: Path) -> list[Path]:
 
 def _wrong_lines(file: Path, dataset: Dataset) -> Iterator[str]:
     """Yield what is wrong with each line that the dataset's format cannot read."""
+    if dataset.format is None:  # wrong or unknown, which is reported where the dataset is defined; so are its columns
+        return
     try:
-        reader: Any = catalog.plugin("datasets", dataset.format or "gsm8k")(**dataset.columns)
-    except (UnsayError, TypeError) as error:
+        reader: Any = catalog.plugin("datasets", dataset.format)(**dataset.columns)
+    except UnsayError as error:
         yield str(error)
+        return
+    except TypeError:
         return
     answer = re.compile(dataset.answer) if dataset.answer else None
     count = 0

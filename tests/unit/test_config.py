@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unsay import catalog, config, definitions, overrides, preflight
+from unsay import catalog, config, definitions, lm_eval_files, overrides, preflight
 from unsay.config import Plan
 from unsay.errors import ConfigError
 from unsay.settings import Decode, Prompting, Settings, Training, UndoData
@@ -391,6 +394,24 @@ def test_a_finished_experiment_on_disk(load: Load, tmp_path: Path, bad: Bad) -> 
     assert re.search(r"1: EXP-009 is failed, not completed; run it first", *bad(text))
 
 
+def test_a_finished_experiment_keeps_the_template_it_was_trained_with(load: Load, tmp_path: Path, bad: Bad) -> None:
+    place = tmp_path / "outputs" / "mine" / "gsm8k" / "sft" / "lora" / "train"
+    text = "experiments: [{model: EXP-009, dataset: gsm8k, method: vanilla, config: fewshot_0}]"
+    for name in (
+        "mine",
+        "qwen3-4b",
+    ):  # known only to the file it was trained from; a built-in name with another template
+        finished(place, model=name, spec={"model": {"template": "sha256:0123"}})
+        assert re.search(r"1: EXP-009 was trained with a .jinja file .*define its model in this file", *bad(text))
+        (tmp_path / "own.jinja").write_text("x")
+        own = f"models: {{{name}: {{path: Qwen/Qwen3-4B, template: own.jinja}}}}\n{text}"
+        assert load(own).experiments[0].model.template == str(tmp_path / "own.jinja")
+        shutil.rmtree(place)
+        finished(place, model=name, spec={"model": {"template": "qwen3_nothink"}})
+        assert load(text).experiments[0].model.template == "qwen3_nothink"
+        shutil.rmtree(place)
+
+
 # -- bad files: one clear message each --------------------------------------------
 
 ONE_MISTAKE = {
@@ -431,6 +452,7 @@ ONE_MISTAKE = {
     "zero temperature": (line("decode: {do_sample: true, temperature: 0}"), r"1: temperature must be above 0 \(for greedy"),
     "temperature and greedy": (line("decode: {temperature: 0.7}"), r"1: temperature does nothing while .* greedy"),
     "shots in sft": (line("num_fewshot: 4"), r"1: num_fewshot is 4, but sft prompts have 0 shots"),
+    "no chat template in sft": (line("apply_chat_template: false"), r"1: apply_chat_template is false, but sft trains .* in the model's chat template"),
     "bad seed": (line("seed: -1"), r"1: seed must be between 0 and 4294967295; got -1"),
     "text seed": (line("seed: one"), r"1: seed must be a whole number; got 'one'"),
     "bad id": (line("id: EXP/1"), r"1: id 'EXP/1' must be letters, digits"),
@@ -454,6 +476,7 @@ ONE_MISTAKE = {
     "missing dataset": (f"datasets:\n  d: {{path: d.jsonl}}\nexperiments: [{SFT.replace('gsm8k', 'd')}]", r"2: missing dataset file: there is no .*/d.jsonl"),
     "not a hub id": (f"datasets: {{d: {{path: some where}}}}\nexperiments: [{VANILLA}]", r"1: dataset file 'some where' is neither there"),
     "hub data without format": (f"datasets: {{d: {{path: a/b}}}}\nexperiments: [{VANILLA}]", r"1: dataset 'd' is on the hub: .* `format:`"),
+    "missing task file": (f"datasets:\n  d: {{task: ./t.yaml}}\nexperiments: [{VANILLA.replace('gsm8k', 'd')}]", r"2: missing task file: there is no /.*/t.yaml"),
     "unknown format": (f"datasets: {{d: {{path: a/b, format: alpca}}}}\nexperiments: [{VANILLA}]", r"unknown format 'alpca'; did you mean 'alpaca'"),
     "format without path": (f"datasets: {{d: {{format: alpaca}}}}\nexperiments: [{VANILLA}]", r"1: format 'alpaca' needs `path:`"),
     "unknown column": (f"datasets: {{d: {{path: a/b, format: alpaca, columns: {{promt: x}}}}}}\nexperiments: [{VANILLA}]", r"did you mean 'prompt'"),
@@ -804,6 +827,70 @@ def test_checks_and_mistakes_come_together(bad: Bad, model: Path, data: Path) ->
     (model / "tokenizer.json").unlink()
     found = bad(LOCAL + "  - {model: m, dataset: d, method: sft, config: lora/low}\n", check=True)
     assert [int(mistake.split(":")[0]) for mistake in found] == [5, 6]
+
+
+def test_a_missing_model_is_reported_once_beside_wrong_lines(bad: Bad, model: Path, data: Path) -> None:
+    rows("no json", at=data, name="train.jsonl")
+    text = LOCAL.replace("{m: {path: ./model}}", "{m: {path: ./model}, x: {path: ./nowhere}}")
+    other = "  - {model: x, dataset: d, method: sft, config: lora/train}\n"
+    found = bad(text + other, check=True)
+    assert [mistake.split(":")[0] for mistake in found] == ["2", "5"]
+    assert "missing model folder" in found[0]
+    assert "train.jsonl:1" in found[1]
+
+
+def test_columns_that_are_wrong_are_reported_once(bad: Bad, model: Path, data: Path) -> None:
+    assert len(bad(LOCAL.replace("format: gsm8k", "format: gsm8k, columns: {promt: x}"), check=True)) == 1
+    assert len(bad(LOCAL.replace("format: gsm8k", "format: gsm"), check=True)) == 1
+
+
+# -- lm-eval's tasks --------------------------------------------------------------
+
+TASK = "datasets: {{d: {{task: {}}}}}\nexperiments: [{{model: qwen3-0.6b, dataset: d, method: vanilla, config: fewshot_0}}]"
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that holds lm-eval's tasks, with one of them."""
+    folder = tmp_path / "lm_eval" / "tasks"
+    (folder / "maths").mkdir(parents=True)
+    (folder / "maths" / "any.yaml").write_text("task: sums_hard\n")
+    monkeypatch.setattr(lm_eval_files, "tasks_folder", lambda: folder)
+    return folder
+
+
+def test_a_misspelt_task_is_found_before_any_work(load: Load, tasks: Path) -> None:
+    assert preflight.check(load(TASK.format("sums_hard")), access=False) == []
+    (mistake,) = preflight.check(load(TASK.format("sum_hard")), access=False)
+    assert "lab.yaml:2: dataset 'd': lm-eval has no task 'sum_hard'; did you mean 'sums_hard'?" in mistake
+    for name in ("../maths", "'*'", "/maths", "'[a'"):
+        assert "lm-eval has no task" in preflight.check(load(TASK.format(name)), access=False)[0]
+
+
+def test_the_task_of_gsm8k_is_not_searched_for(load: Load, tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval_files, "find_task", lambda *_: pytest.fail("searched"))
+    assert preflight.check(load(f"experiments: [{VANILLA}]"), access=False) == []
+
+
+def test_without_lm_eval_only_a_real_run_is_refused(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval_files, "tasks_folder", lambda: None)
+    plan = load(TASK.format("sums"))
+    assert preflight.check(plan, access=False) == []
+    assert any("pip install 'unsay[train]'" in mistake for mistake in preflight.check(plan))
+
+
+def test_looking_for_tasks_imports_no_lm_eval() -> None:
+    code = "import sys; from unsay import lm_eval_files as f; print(f.find_task(f.tasks_folder(), 'gsm8k').name); print('lm_eval' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(preflight.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "gsm8k.yaml\nFalse\n", done.stderr
+
+
+def test_a_task_file_is_relative_to_the_experiment_file(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("task: mine\n")
+    plan = load(TASK.format("./my.yaml"))
+    assert plan.experiments[0].dataset.task == str(tmp_path / "my.yaml")
+    assert preflight.check(plan, access=False) == []
 
 
 def test_builtin_names_are_sound() -> None:

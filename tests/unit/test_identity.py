@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from unsay import config, identity
 from unsay.config import Dataset, Experiment, Model
+from unsay.datasets import wordproblems
 from unsay.errors import DataError
 from unsay.settings import Decode, Prompting, Settings, Training, UndoData
 
@@ -189,6 +190,50 @@ def test_local_inputs_count_by_content(tmp_path: Path, model_folder: Path) -> No
     assert of(moved, data) == before
     (data / "train.jsonl").write_text('{"a": 1}')
     assert of(moved, data) != before
+
+
+def test_the_tokenizer_of_an_adapter_counts(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    seen = {identity.adapter_fingerprint(tmp_path)}
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_text(name)
+        seen.add(identity.adapter_fingerprint(tmp_path))
+    assert len(seen) == 4
+    (tmp_path / "README.md").write_text("x")
+    assert identity.adapter_fingerprint(tmp_path) in seen
+
+
+def test_a_task_file_counts_by_content(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    task = folder / "my.yaml"
+
+    def of() -> str:
+        return identity.identity(experiment(dataset=Dataset("d", task=str(task))))
+
+    task.write_text("include: base\ntask: mine\ndoc_to_text: !function own.text\n")
+    (folder / "base").write_text("dataset_path: json\ninclude: my.yaml\n")
+    (folder / "own.py").write_text("1")
+    before = of()
+    (folder / "notes.txt").write_text("not used")
+    folder = folder.rename(tmp_path / "moved")
+    task = folder / "my.yaml"
+    assert of() == before
+    seen = {before}
+    for name, text in (("my.yaml", "include: [base]\ntask: other\n"), ("own.py", "2"), ("base", "x: 1")):
+        (folder / name).write_text(text)
+        seen.add(of())
+    assert len(seen) == 4
+    task.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        of()
+
+
+def test_generated_problems_count_by_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    generated = experiment(dataset=Dataset("w", format="wordproblems"))
+    before = identity.identity(generated)
+    monkeypatch.setattr(wordproblems, "VERSION", wordproblems.VERSION + 1)
+    assert identity.identity(generated) != before
 
 
 def test_candidates_of_a_strategy_count_by_content(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ def command(
 
     lab = _lab.existing(output_dir)
     entry = read.pick(read.find(lab), experiment)
-    with write.lock(entry.folder):
+    # A limited run is written under its experiment's lock.
+    limited = entry.folder.name.startswith(layout.LIMIT_PREFIX)
+    with write.lock(entry.folder.parent if limited else entry.folder):
         record = read.record(entry.folder)
         if record is None:
             raise StoreError(f"{entry.folder} has no {layout.EXPERIMENT} to write a note into")

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unsay.cli import _lab
+
+if TYPE_CHECKING:
+    from unsay.config import Plan
+
+
+class _Dtype(StrEnum):
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is not auto, cpu, mps, cuda or cuda:N (such as cuda:1).")
+    return value
+
+
+def _executor(value: str) -> str:
+    from unsay import catalog
+
+    known = catalog.names("executors")
+    if value not in known:
+        raise typer.BadParameter(catalog.unknown("executor", value, known))
+    return value
 
 
 def command(
     file: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     ids: Annotated[list[str] | None, typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
     executor: Annotated[
-        str, typer.Option(help="Where to run: local (a process each) or inline (this process).")
+        str, typer.Option(help="Where to run: local (a process each) or inline (this process).", callback=_executor)
     ] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")] = False,
     limit: Annotated[
@@ -24,8 +51,8 @@ def command(
         bool, typer.Option("--force", help="Run again what is finished; the old result is kept aside.")
     ] = False,
     output_dir: Annotated[Path | None, typer.Option(help="The lab folder, instead of the file's own.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", callback=_device)] = "auto",
+    dtype: Annotated[_Dtype, typer.Option(help="Numbers the weights are loaded as.")] = _Dtype.AUTO,
     batch_size: Annotated[int, typer.Option(help="Answers generated at a time.", min=1)] = 32,
     as_json: _lab.Json = False,
 ) -> None:
@@ -34,11 +61,18 @@ def command(
 
     from unsay import config, preflight, runner
     from unsay.cli._running import run_and_show, show_plan
+    from unsay.errors import ConfigError
 
-    plan = config.load(file, output_dir=output_dir)
+    def check(plan: Plan) -> list[str]:
+        try:
+            chosen = runner.choose(plan, ids or [])
+        except ConfigError:  # an unknown id; said below, once the file itself has no mistakes
+            chosen = []
+        return preflight.check(replace(plan, experiments=tuple(chosen)), name=str(file), access=not dry_run)
+
+    plan = config.load(file, output_dir=output_dir, check=check)
     chosen = runner.choose(plan, ids or [])
-    preflight.require(replace(plan, experiments=tuple(chosen)), name=str(file), access=not dry_run)
-    options = runner.Options(executor, limit, force, device, dtype, batch_size)
+    options = runner.Options(executor, limit, force, device, dtype.value, batch_size)
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
         return

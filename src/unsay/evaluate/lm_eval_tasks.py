@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unsay import lm_eval_files
 from unsay.data.source import Source
 from unsay.errors import EvaluationError
 from unsay.records import Example
@@ -113,15 +114,11 @@ def plain_task(source: Source) -> dict[str, Any]:
 def _find(name: str) -> Path:
     import lm_eval.tasks
 
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+    if name.endswith(lm_eval_files.TASK_FILES) and Path(name).is_file():
         return Path(name)
-    root = Path(lm_eval.tasks.__file__).parent
-    header = re.compile(rf"^task:\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
-    # A task usually lives in the folder of its name; only when it does not, every file is read.
-    for pattern in (f"{name}/*.yaml", f"{name.split('_')[0]}/**/*.yaml", "**/*.yaml"):
-        for path in sorted(root.glob(pattern)):
-            if header.search(path.read_text(encoding="utf-8")):
-                return path
+    found = lm_eval_files.find_task(Path(lm_eval.tasks.__file__).parent, name)
+    if found is not None:
+        return found
     raise EvaluationError(
         f"lm-eval has no task {name!r}. Expected the name of one of its tasks; list them with `lm_eval ls tasks`."
     )

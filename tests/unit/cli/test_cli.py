@@ -293,3 +293,88 @@ def test_a_lab_in_use_is_not_written_to(lab: Path, capsys: pytest.CaptureFixture
     assert "is writing" in capsys.readouterr().err
     make(lab, ARMS[0].__class__("EXP-020", model="m"))
     assert cli.main(["note", "EXP-020", "x"]) == 0
+
+
+def test_a_note_on_a_limited_run_waits_for_whoever_writes_the_experiment(lab: Path) -> None:
+    whole, limited = lab / ARMS[3].folder, lab / ARMS[4].folder
+    with write.lock(whole):
+        assert cli.main(["note", str(limited), "x"]) == 1
+    assert cli.main(["note", str(limited), "x"]) == 0
+    record = read.record(limited)
+    assert record is not None
+    assert record.notes == "x"
+    assert not (limited / layout.LOCK).exists()
+
+
+# -- run --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an experiment file whose second experiment has a broken training line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("unsay.runner.run", lambda *_: pytest.fail("something was run"))
+    model, data = tmp_path / "model", tmp_path / "data"
+    for folder, name, text in (
+        (model, "config.json", '{"model_type": "qwen3"}'),
+        (model, "tokenizer.json", "{}"),
+        (model, "model.safetensors", ""),
+        (data, "train.jsonl", "{broken\n"),
+        (data, "test.jsonl", '{"question": "2+2?", "answer": "#### 4"}\n'),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    file = tmp_path / "lab.yaml"
+    file.write_text(
+        "models: {m: {path: ./model}}\n"
+        "datasets: {d: {path: ./data, format: gsm8k}}\n"
+        "experiments:\n"
+        "  - {id: A, model: qwen3-0.6b, dataset: gsm8k, method: vanilla, config: fewshot_0}\n"
+        "  - {id: B, model: m, dataset: d, method: vanilla, config: fewshot_0}\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--dtype", "floaty", "bfloat16"),
+        ("--device", "gpu", "cuda:N"),
+        ("--device", "cuda:", "cuda:N"),
+        ("--executor", "locl", "did you mean 'local'?"),
+    ],
+)
+def test_wrong_options_of_a_run_are_wrong_usage(
+    file: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str
+) -> None:
+    assert cli.main(["run", str(file), "A", "--dry-run", option, value]) == 2
+    assert expected in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--dtype", "float16"), ("--device", "mps"), ("--device", "cuda:1"), ("--executor", "inline")],
+)
+def test_good_options_of_a_run(file: Path, option: str, value: str) -> None:
+    assert cli.main(["run", str(file), "A", "--dry-run", option, value]) == 0
+
+
+def test_all_mistakes_of_a_run_come_together(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(file.read_text().replace("id: A,", "id: A, sed: 1,"))
+    assert cli.main(["run", str(file), "--dry-run"]) == 1
+    err = capsys.readouterr().err
+    assert "2 mistakes" in err
+    assert f"{file}:4: unknown key in an experiment 'sed'; did you mean 'seed'?" in err
+    assert f"{file}:5: dataset 'd': {file.parent / 'data' / 'train.jsonl'}:1: expected one JSON object" in err
+
+
+def test_only_chosen_experiments_are_looked_at(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(file), "A", "--dry-run"]) == 0
+    assert cli.main(["run", str(file), "B", "--dry-run"]) == 1
+    capsys.readouterr()
+    file.write_text(file.read_text().replace("id: A,", "id: A, sed: 1,"))
+    assert cli.main(["run", str(file), "A", "--dry-run"]) == 1
+    assert "train.jsonl" not in capsys.readouterr().err
+    file.write_text(file.read_text().replace(" sed: 1,", ""))
+    assert cli.main(["run", str(file), "C", "--dry-run"]) == 1
+    assert "unknown experiment 'C'" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""Which file of the installed lm-eval defines a task, found without importing lm-eval.
+
+folder = tasks_folder()             # None where lm-eval is not installed
+file = find_task(folder, "gsm8k")   # …/lm_eval/tasks/gsm8k/gsm8k.yaml
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+TASK_FILES = (".yaml", ".yml")
+"""A task whose name ends like this is a file of the user's own."""
+
+_HEADER = re.compile(r"^task:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
+
+
+def tasks_folder() -> Path | None:
+    """Return the folder of lm-eval's own tasks; None where lm-eval is not installed."""
+    try:
+        found = importlib.util.find_spec("lm_eval")
+    except ValueError:  # something that only pretends to be a module
+        return None
+    places = list(found.submodule_search_locations or ()) if found is not None else []
+    return Path(places[0]) / "tasks" if places else None
+
+
+def find_task(folder: Path, name: str) -> Path | None:
+    """Return the file that defines a task, or None."""
+    header = re.compile(rf"^task:\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
+    # A task usually lives in the folder of its name; only when it does not, every file is read.
+    for pattern in (f"{_literal(name)}/*.yaml", f"{_literal(name.split('_')[0])}/**/*.yaml", "**/*.yaml"):
+        for path in sorted(folder.glob(pattern)):
+            if header.search(path.read_text(encoding="utf-8")):
+                return path
+    return None
+
+
+def task_names(folder: Path) -> list[str]:
+    """Return the name of every task. Reads every file, which takes seconds."""
+    texts = (path.read_text(encoding="utf-8") for path in folder.glob("**/*.yaml"))
+    return sorted({match[1] for text in texts if (match := _HEADER.search(text))})
+
+
+def _literal(name: str) -> str:
+    """Return a folder's name as a pattern that stays below lm-eval's folder and matches nothing else."""
+    return re.sub(r"[^A-Za-z0-9._-]|^\.+", "?", name) or "?"
