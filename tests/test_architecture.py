@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"augment", "config", "data", "engine", "identity", "job", "lm_eval_files", "loading", "metrics", "models"}
     | {"prompts", "store"},
     # carrying experiments out
-    "job": BOTTOM | {"config", "store"},
+    "job": BOTTOM | {"config", "identity", "store"},
     "methods": BOTTOM | {"augment", "config", "data", "evaluate", "identity", "job", "store", "train"},
     "worker": BOTTOM | {"executors", "identity", "job", "store"},
     "executors": BOTTOM | {"job", "store", "worker"},

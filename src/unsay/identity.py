@@ -182,10 +182,10 @@ def data_hash(
     )
 
 
-def train_hash(*, data: str, weights: str, training: Training, undo: UndoData | None, seed: int) -> str:
+def train_hash(*, data: str, weights: str, training: Training, undo: UndoData | None, seed: int, dtype: str) -> str:
     """Hash what decides the trained weights: the data hash, the base weights, the settings that change numbers.
 
-    `weights` is the fingerprint of a local folder, or `<hub id>@<commit>`.
+    `weights` is the fingerprint of a local folder, or `<hub id>@<commit>`; `dtype` the number format in use.
     """
     handling = None if undo is None else {"mask": undo.mask, "init": undo.init, "context": undo.context}
     return sha256_of(
@@ -196,6 +196,7 @@ def train_hash(*, data: str, weights: str, training: Training, undo: UndoData | 
             "training": training_numbers(training),
             "undo": handling,
             "seed": seed,
+            "dtype": dtype,
         }
     )
 
@@ -208,12 +209,14 @@ def eval_hash(
     prompting: Prompting,
     decode: Decode,
     undo_table: str,
+    end_ids: Iterable[int],
     seed: int,
+    dtype: str,
 ) -> str:
     """Hash what decides the sampled answers.
 
-    `weights` is a train hash or the identifier of untrained weights, `prompts` the sha256 over each item's prompt
-    ids in document order. The seed counts only where sampling draws.
+    `weights` is a train hash or the identifier of untrained weights, `prompts` one hash per item, in document order,
+    over its prompt ids and stop strings. The seed counts only where sampling draws; `dtype` is the number format.
     """
     return sha256_of(
         {
@@ -224,7 +227,9 @@ def eval_hash(
             "prompting": prompting,
             "decode": decode,
             "undo_table": undo_table,
+            "end_ids": sorted(end_ids),
             "seed": seed if decode.do_sample else None,
+            "dtype": dtype,
         }
     )
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from unsay.config import Experiment, experiment_from_json, experiment_to_json
+from unsay.identity import identity
 from unsay.records import SCHEMA
-from unsay.store import layout
+from unsay.store import layout, read
 
 Event = dict[str, Any]
 """What a worker reports: `{"event": "stage" | "progress" | "end", …}`, JSON all the way down."""
@@ -46,6 +47,22 @@ class Job:
     def train_folder(self) -> Path:
         """The folder whose data and training are used; another experiment's when only the decoding differs."""
         return self.output_dir / (self.experiment.train_folder or self.experiment.folder)
+
+    @property
+    def locked_folders(self) -> tuple[Path, ...]:
+        """The folders this job writes, or reads a training of."""
+        trained = self.experiment.model.experiment
+        read_from = () if trained is None else (self.output_dir / trained,)
+        return tuple(sorted({self.folder, self.train_folder, *read_from}))
+
+    def is_done(self) -> bool:
+        """Say whether a finished result with this very identity (and number format, if one was asked for) is there."""
+        record = read.record(self.result_folder)
+        if self.force or record is None or record.status != "completed":
+            return False
+        if self.dtype != "auto" and record.facts.get("dtype") != self.dtype:
+            return False
+        return record.identity == identity(self.experiment)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -60,12 +60,12 @@ def run(plan: Plan, chosen: Sequence[Experiment], options: Options, watcher: Wat
     Ctrl-C asks the running one to stop and ends the run; what is finished stays.
     """
     executor: Executor = catalog.plugin("executors", options.executor)()
+    write_page(plan.output_dir)  # a page that must not be overwritten is found before anything is written
     experiments = _with_ids(plan, chosen)
-    write_page(plan.output_dir)  # a page that must not be overwritten is found before any work
     outcomes: list[Ended] = []
     for experiment in experiments:
         job = job_of(plan, experiment, options)
-        if is_done(job):
+        if job.is_done():
             ended = Ended(experiment, "skipped")
         else:
             watcher.started(experiment)
@@ -105,14 +105,6 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         dtype=options.dtype,
         batch_size=options.batch_size,
     )
-
-
-def is_done(job: Job) -> bool:
-    """Say whether a finished result with this very identity is there."""
-    record = read.record(job.result_folder)
-    if job.force or record is None or record.status != "completed":
-        return False
-    return record.identity == identity(job.experiment)
 
 
 def _carry_out(executor: Executor, job: Job, watcher: Watcher) -> Ended:

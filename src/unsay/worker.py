@@ -50,7 +50,7 @@ def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
     """
     with ExitStack() as locks:
         try:
-            for folder in dict.fromkeys((job.folder, job.train_folder)):
+            for folder in job.locked_folders:
                 locks.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK))
             record = _begin(job, log)
         except UnsayError as error:
@@ -98,12 +98,11 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
     folder = job.result_folder
     wanted = identity(job.experiment)
     before = read.record(folder)
-    if before is not None and before.identity == wanted and before.status == "completed" and not job.force:
+    if job.is_done():
         return None
-    if before is not None and (before.identity != wanted or (job.force and before.status == "completed")):
-        names = [path.name for path in folder.iterdir() if layout.is_result_name(path.name)]
-        if before.attempts:  # a record that is only planned has nothing worth keeping
-            write.supersede(folder, names, before.identity)
+    resumes = before is not None and before.identity == wanted and before.status != "completed"
+    if before is not None and before.attempts and not resumes:
+        write.set_aside(folder, before)
     experiment = job.experiment
     main = read.record(job.folder)
     record = ExperimentRecord(
@@ -118,7 +117,7 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
         spec=spec(experiment),
         notes=(before.notes if before else "") or (main.notes if main else "") or experiment.notes,
         limit=job.limit,
-        start=before.start if before and before.identity == wanted and before.start else now(),
+        start=before.start if before and resumes and before.start else now(),
         attempts=(*(before.attempts if before and before.identity == wanted else ()), _new_attempt(job, log)),
     )
     write.write_json(folder / layout.EXPERIMENT, record.to_json())

@@ -363,3 +363,60 @@ def test_two_decodings_share_one_training(lab: Lab) -> None:
     assert lab.record(1).hashes["train"] == lab.record(0).hashes["train"]
     assert lab.record(1).hashes["eval"] != lab.record(0).hashes["eval"]
     assert len(answers(second)) == ITEMS
+
+
+def test_force_trains_again(lab: Lab) -> None:
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS)
+    assert lab.run() == 0
+    folder, stamps = lab.folders()[0], trained(lab.folders()[0])
+    assert lab.run("--force", "--limit", "2") == 0
+    assert trained(folder) == stamps
+    assert lab.run("--force") == 0
+    assert all(stamp > stamps[name] for name, stamp in trained(folder).items())
+    assert len(list((folder / layout.SUPERSEDED).glob(f"*/{layout.TRAIN}/adapter_model.safetensors"))) == 1
+
+
+def test_a_limited_run_with_another_training_takes_the_finished_result_with_it(lab: Lab) -> None:
+    """The finished result must not stay `completed` beside an adapter it was not made with."""
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS)
+    assert lab.run() == 0
+    folder, first = lab.folders()[0], lab.record()
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS | {"learning_rate": 0.02})
+    assert lab.run("--limit", "2") == 0
+    assert lab.record().status == "pending"
+    assert lab.record().id == first.id
+    assert read.record(layout.superseded(folder, first.identity)) == first
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS)
+    assert lab.run() == 0
+    assert lab.record().hashes == first.hashes
+    assert answers(folder) == answers(layout.superseded(folder, first.identity))
+
+
+def test_a_finished_model_is_evaluated_only_with_the_training_it_has_now(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"id": "B", "model": "A", "method": "vanilla", "config": "fewshot_0", "decode": SHORT}
+    lab.write({"id": "A", "method": "sft", "config": "short"}, other, short=TWO_STEPS)
+    assert lab.run("B") == 1
+    assert "expected a finished training" in capsys.readouterr().err
+    assert lab.run() == 0
+    first = lab.record(1)
+    changed = TWO_STEPS | {"learning_rate": 0.02}
+    lab.write({"id": "A", "method": "sft", "config": "short"}, other, short=changed)
+    assert lab.run("B") == 1
+    assert "run that experiment again first" in capsys.readouterr().err
+    assert lab.run() == 0
+    assert lab.record(1).identity != first.identity
+    assert lab.record(1).hashes["eval"] != first.hashes["eval"]
+
+
+def test_another_number_format_is_another_result(lab: Lab) -> None:
+    lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
+    assert lab.run() == 0
+    first = lab.record()
+    assert lab.run("--dtype", "float32") == 0
+    assert lab.record() == first
+    assert lab.run("--dtype", "bfloat16") == 0
+    assert lab.record().facts["dtype"] == "bfloat16"
+    assert lab.record().hashes["eval"] != first.hashes["eval"]
+    assert read.record(layout.superseded(lab.folders()[0], first.identity)) == first

@@ -274,7 +274,7 @@ def test_every_argument_of_the_data_hash_counts(name: str) -> None:
 def test_masking_is_a_matter_of_training_not_of_data() -> None:
     masked, unmasked = UndoData(), UndoData(mask="none", init="mean", context="rewind")
     assert identity.data_hash(**{**DATA, "undo": masked}) == identity.data_hash(**{**DATA, "undo": unmasked})
-    common: dict[str, Any] = {"data": "d", "weights": "w", "training": Training(), "seed": 0}
+    common: dict[str, Any] = {"data": "d", "weights": "w", "training": Training(), "seed": 0, "dtype": "float32"}
     hashes = {identity.train_hash(undo=undo, **common) for undo in (None, masked, unmasked)}
     assert len(hashes) == 3
     smaller = Training(per_device_train_batch_size=1, gradient_accumulation_steps=32, logging_steps=1)
@@ -290,6 +290,8 @@ def test_seed_counts_for_evaluation_only_where_sampling_draws() -> None:
         "prompts": ["a", "b"],
         "prompting": Prompting(),
         "undo_table": "u",
+        "end_ids": [1, 2],
+        "dtype": "float32",
     }
     greedy, sampled = Decode(), Decode(do_sample=True)
     assert identity.eval_hash(decode=greedy, seed=0, **common) == identity.eval_hash(decode=greedy, seed=1, **common)

@@ -12,7 +12,7 @@ from unsay.cli import _lab
 from unsay.config import Experiment, Plan
 from unsay.job import Event
 from unsay.report.escape import line
-from unsay.runner import Ended, Options, is_done, job_of, run
+from unsay.runner import Ended, Options, job_of, run
 from unsay.store import layout
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def show_plan(plan: Plan, chosen: Sequence[Experiment], options: Options, *, as_
     for experiment, row in zip(plan.experiments, plan_lines(plan), strict=True):
         if experiment.folder in wanted:
             job = job_of(plan, experiment, options)
-            rows.append(row | {"result_folder": str(job.result_folder), "finished": is_done(job)})
+            rows.append(row | {"result_folder": str(job.result_folder), "finished": job.is_done()})
     if as_json:
         _lab.print_json({"schema": 1, "file": str(plan.file), "output_dir": str(plan.output_dir), "experiments": rows})
         return

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from unsay.records import Example
 from unsay.store.write import write_text
 
 FOLDER = ".datasets"
-DEFAULT_FORMAT = "gsm8k"
+DEFAULT_FORMAT = GSM8K = "gsm8k"
 
 # What pyarrow's JSON reader, and with it lm-eval, takes for a point in time if a whole column looks like it.
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?Z?)?")
@@ -58,11 +58,7 @@ class Source:
             if split in self.files:
                 yield from read_jsonl(self.files[split])
             return
-        import datasets as hf_datasets
-
-        names = hf_datasets.get_dataset_config_names(self.hub)
-        config = "main" if "main" in names else names[0]
-        yield from enumerate(hf_datasets.load_dataset(self.hub, config, split=split))
+        yield from _hub_lines(str(self.hub), split)
 
 
 def open_source(dataset: Dataset, output_dir: Path) -> Source:
@@ -71,17 +67,41 @@ def open_source(dataset: Dataset, output_dir: Path) -> Source:
         return Source(dataset.name, None, dataset.task, {}, None)
     if dataset.path is None:
         return _generated(dataset, output_dir)
+    reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
+    # An answer pattern of one's own replaces the extraction, and with it the task, that a format goes with.
+    task = dataset.task or (None if dataset.answer else reader.task)
     path = Path(dataset.path)
     if not path.exists():
-        reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
-        return Source(dataset.name, reader, dataset.task or reader.task, {}, dataset.path, dataset.answer)
+        source = Source(dataset.name, reader, task, {}, dataset.path, dataset.answer)
+        return source if task else _normalised(source, dataset, output_dir)
     files = _split_files(path)
-    reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
-    task = dataset.task or reader.task
-    if dataset.format == DEFAULT_FORMAT and not dataset.columns and not dataset.dev_share and "test" in files:
-        return Source(dataset.name, reader, task, files, None, dataset.answer)
-    written = _write_normalised(dataset, reader, files, output_dir)
-    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), task, written, None, dataset.answer)
+    source = Source(dataset.name, reader, task, files, None, dataset.answer)
+    if task == GSM8K and not _has_final_answers(source):
+        source = replace(source, task=None)
+    if source.task == GSM8K and not dataset.columns and not dataset.dev_share and "test" in files:
+        return source
+    return _normalised(source, dataset, output_dir)
+
+
+def _hub_lines(hub: str, split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield a hub dataset's rows; nothing for a split it does not have."""
+    import datasets as hf_datasets
+
+    names = hf_datasets.get_dataset_config_names(hub)
+    config = "main" if "main" in names else names[0]
+    if split in hf_datasets.get_dataset_split_names(hub, config):
+        yield from enumerate(hf_datasets.load_dataset(hub, config, split=split))
+
+
+def _has_final_answers(source: Source) -> bool:
+    """Say whether the gold answers end in `#### N`, as GSM8K's do; raises DataError when only some of them do."""
+    marked = {"####" in example.answer: example for split in source.files for example in source.examples(split)}
+    if len(marked) == 2:
+        raise DataError(
+            f"{marked[False].id}: expected a gold answer that ends in '#### N', as the others do, got "
+            f"{marked[False].answer[-60:]!r}. Add the line, or say where the final answer stands with `answer:`."
+        )
+    return True in marked
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -144,7 +164,7 @@ def _generated(dataset: Dataset, output_dir: Path) -> Source:
     folder = output_dir / FOLDER / dataset.name
     module.write(folder)
     files = {split: folder / f"{split}.jsonl" for split in ("train", "dev", "test")}
-    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), "gsm8k", files, None)
+    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), GSM8K, files, None)
 
 
 def _split_files(path: Path) -> dict[str, Path]:
@@ -161,14 +181,11 @@ def _split_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _write_normalised(
-    dataset: Dataset, reader: DatasetFormat, files: dict[str, Path], output_dir: Path
-) -> dict[str, Path]:
+def _normalised(source: Source, dataset: Dataset, output_dir: Path) -> Source:
     """Write question/answer lines (and the extracted final answer) for every split, splitting off a part if asked."""
-    splits = {
-        split: [reader.example(line, f"{dataset.name}/{split}/{number}") for number, line in read_jsonl(path)]
-        for split, path in files.items()
-    }
+    splits = {split: list(source.examples(split)) for split in source.files or ("train", "dev", "test")}
+    if source.hub:  # a hub dataset need not have all of them
+        splits = {split: rows for split, rows in splits.items() if rows} or {"test": []}
     if dataset.dev_share:
         train = splits.get("train", [])
         held_out = {example.id for example in train if _draw(example.question) < dataset.dev_share}
@@ -182,23 +199,20 @@ def _write_normalised(
     texts = {split: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines[split]) for split in lines}
     for split, content in texts.items():
         if not content:
-            raise DataError(
-                f"dataset {dataset.name!r}: split {split!r} is empty. Give more lines or another dev_share."
-            )
+            raise DataError(f"dataset {source.name!r}: split {split!r} is empty. Give more lines or another dev_share.")
         if all(_DATE.fullmatch(line["final"]) for line in lines[split]):
             raise DataError(
-                f"dataset {dataset.name!r}: expected final answers, got nothing but dates such as "
+                f"dataset {source.name!r}: expected final answers, got nothing but dates such as "
                 f"{lines[split][0]['final']!r} in split {split!r}, which lm-eval reads as points in time. Write them "
                 "with a word before them, such as 'on 2024-01-05'."
             )
     digest = hashlib.sha256("\0".join(texts[split] for split in sorted(texts)).encode()).hexdigest()[:12]
-    folder = output_dir / FOLDER / f"{dataset.name}-{digest}"
-    written = {split: folder / f"{split}.jsonl" for split in texts}
-    for split, path in written.items():
+    folder = output_dir / FOLDER / f"{source.name}-{digest}"
+    files = {split: folder / f"{split}.jsonl" for split in texts}
+    for split, path in files.items():
         if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
             write_text(path, texts[split])
-    return written
+    return Source(source.name, _format(DEFAULT_FORMAT, {}), source.task, files, None, source.answer)
 
 
 def _line(example: Example, answer: str | None) -> dict[str, str]:

@@ -139,11 +139,15 @@ class Answers:
         self.eval_hash = identity.eval_hash(
             weights=evaluation.opened.weights,
             template=evaluation.opened.template or "",
-            prompts=[prompt.sha256 for prompt in self.prompts],
+            prompts=[
+                identity.sha256_of([prompt.sha256, item.stop]) for item, prompt in zip(items, self.prompts, strict=True)
+            ],
             prompting=evaluation.prompting,
             decode=evaluation.decode,
             undo_table=evaluation.opened.table.sha256(),
+            end_ids=evaluation.opened.prompter.end_ids,
             seed=evaluation.seed,
+            dtype=evaluation.opened.dtype,
         )
         done = self._resume()
         write.write_bytes(
@@ -242,7 +246,7 @@ def _run_lm_eval(evaluation: Evaluation, config: dict[str, Any], answers: Answer
     prompter = evaluation.opened.prompter
     chat = evaluation.prompting.apply_chat_template and prompter.has_template
     results = lm_eval.simple_evaluate(
-        model=UnsayLM(prompter, answers, enable_thinking=thinking),
+        model=UnsayLM(prompter, answers, chat=chat, enable_thinking=thinking),
         model_args={"pretrained": evaluation.model_name},
         tasks=[config],
         limit=evaluation.limit,

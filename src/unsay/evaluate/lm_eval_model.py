@@ -34,15 +34,19 @@ Respond = Callable[[Sequence[PromptItem]], Sequence[str]]
 
 
 class UnsayLM(LM):  # type: ignore[misc]
-    """An lm-eval model that encodes prompts and asks `respond` for all answers at once, in lm-eval's order."""
+    """An lm-eval model that encodes prompts and asks `respond` for all answers at once, in lm-eval's order.
 
-    def __init__(self, prompter: Prompter, respond: Respond, *, enable_thinking: bool = False) -> None:
+    `chat` says whether lm-eval was told to apply the chat template.
+    """
+
+    def __init__(self, prompter: Prompter, respond: Respond, *, chat: bool, enable_thinking: bool = False) -> None:
         super().__init__()
         self.prompter = prompter
         self.tokenizer = prompter.tokenizer  # lm-eval records facts about it in the results file
         self._respond = respond
-        self._enable_thinking = enable_thinking
-        self._messages: dict[str, list[dict[str, str]]] = {}
+        self._chat = chat
+        self._options: dict[str, Any] = {"enable_thinking": enable_thinking}
+        self._rendered: dict[str, tuple[list[dict[str, str]], dict[str, Any]]] = {}
 
     @property
     def tokenizer_name(self) -> str:
@@ -52,10 +56,11 @@ class UnsayLM(LM):  # type: ignore[misc]
         return (self.prompter.template or self.tokenizer.chat_template) if chat_template else ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        text = self.prompter.render(
-            chat_history, add_generation_prompt=add_generation_prompt, enable_thinking=self._enable_thinking
-        )
-        self._messages[text] = [dict(message) for message in chat_history]
+        # An answer that lm-eval begins itself is an assistant message to go on with, as in its own models.
+        ending = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        options = self._options | ending
+        text = self.prompter.render(chat_history, **options)
+        self._rendered[text] = [dict(message) for message in chat_history], options
         return text
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -76,10 +81,15 @@ class UnsayLM(LM):  # type: ignore[misc]
         raise EvaluationError(_GENERATES_ONLY)
 
     def _encode(self, text: str) -> Encoded:
-        messages = self._messages.get(text)
-        if messages is None:
+        if not self._chat:
             return self.prompter.encode_plain(text)
-        return self.prompter.encode_chat(messages, enable_thinking=self._enable_thinking)
+        if text not in self._rendered:
+            raise EvaluationError(
+                "expected chat prompts as the chat template made them, got one that the task changed afterwards. "
+                "Choose another task, or set apply_chat_template: false."
+            )
+        messages, options = self._rendered[text]
+        return self.prompter.encode_chat(messages, **options)
 
 
 _GENERATES_ONLY = "this model answers generation requests only. Choose a task whose output_type is generate_until."

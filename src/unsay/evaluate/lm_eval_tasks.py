@@ -9,7 +9,7 @@ task is found by name, loaded with lm-eval's own loader and pointed at local dat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ def task_config(source: Source, prompting: Prompting, decode: Decode) -> dict[st
         }
         if "train" not in source.files:  # shots come from the split that is scored, lm-eval skips the item itself
             config |= {"training_split": None, "fewshot_split": "test"}
+    if config.get("repeats", 1) != 1:
+        raise EvaluationError(
+            f"task {config['task']!r} asks {config['repeats']} answers per question; expected one. Choose another task."
+        )
     config["num_fewshot"] = prompting.num_fewshot
     generation = dict(config.get("generation_kwargs") or {})
     generation["max_gen_toks"] = decode.max_new_tokens
@@ -124,20 +128,29 @@ def _find(name: str) -> Path:
     )
 
 
-def question_prompts(source: Source) -> Callable[[Sequence[Example]], list[str]]:
-    """Return a function from training examples to the user turn that evaluation would show for them, zero-shot.
+def question_template(source: Source) -> Any:
+    """Return the task's doc_to_text: how a question becomes the user turn, zero-shot.
+
+    Raises EvaluationError for a task that also writes a description before it.
+    """
+    config = load_task(source.task) if source.task else plain_task(source)
+    if config.get("description"):
+        raise EvaluationError(
+            f"task {config['task']!r} puts a description before each question, which training does not write. "
+            "Evaluate on it with method vanilla, or train on a dataset without one."
+        )
+    return config["doc_to_text"]
+
+
+def question_prompts(source: Source, examples: Sequence[Example]) -> list[str]:
+    """Return the user turn that evaluation would show for each training example.
 
     It is the task's own doc_to_text, rendered by lm-eval, so that training and evaluation cannot drift apart.
     """
     from lm_eval.utils import apply_template
 
-    config = load_task(source.task) if source.task else plain_task(source)
-    template = config["doc_to_text"]
-
-    def prompts(examples: Sequence[Example]) -> list[str]:
-        docs = [{"question": example.question, "answer": example.answer} for example in examples]
-        if callable(template):
-            return [str(template(doc)) for doc in docs]
-        return [str(doc[template]) if template in doc else str(apply_template(template, doc)) for doc in docs]
-
-    return prompts
+    template = question_template(source)
+    docs = [{"question": example.question, "answer": example.answer} for example in examples]
+    if callable(template):
+        return [str(template(doc)) for doc in docs]
+    return [str(doc[template]) if template in doc else str(apply_template(template, doc)) for doc in docs]

@@ -27,6 +27,7 @@ class Opened:
     max_length: int
     """Positions the model has, prompt and answer together."""
     device: str
+    dtype: str
     load: Callable[[], Any]
     context: str | None = None
     """The undo context the adapter or the weights were trained with; None where nothing says."""
@@ -90,6 +91,7 @@ def open_model(
         weights=weights or _weights(model, adapter, commit),
         max_length=int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31),
         device=device,
+        dtype=dtype,
         load=load,
         context=None if undo_file is None else loading.read_undo_file(undo_file).context,
         facts={"device": device, "dtype": dtype, "revision": commit},

@@ -26,14 +26,20 @@ class Vanilla:
 
 
 def _adapter_of(job: Job) -> Path | None:
-    """Return the adapter of the experiment that the model names; raises ModelError unless its training is finished."""
-    trained = job.experiment.model.experiment
-    if trained is None:
+    """Return the adapter of the experiment that the model names.
+
+    Raises ModelError unless its training is finished and is the one that experiment now asks for.
+    """
+    model = job.experiment.model
+    if model.experiment is None:
         return None
-    folder = layout.train(job.output_dir / trained)
+    folder = layout.train(job.output_dir / model.experiment)
     state = read.read_json(folder / layout.TRAINED) if (folder / layout.TRAINED).exists() else {}
     if not state.get("completed"):
+        raise ModelError(f"expected a finished training in {folder}, got none; run that experiment first")
+    if model.experiment_identity not in (None, *state["identities"]):
         raise ModelError(
-            f"expected a finished training in {folder}, got an unfinished one; run experiment {trained} first"
+            f"expected the training in {folder} to have the settings its experiment has now, got one with other "
+            "settings; run that experiment again first"
         )
     return folder

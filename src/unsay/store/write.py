@@ -16,11 +16,13 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from unsay.errors import LockedError, StoreError
+from unsay.records import ExperimentRecord
 from unsay.store import layout
 
 SYNC_EVERY = 5.0
@@ -270,12 +272,9 @@ def _who_holds(folder: Path) -> str:
 def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
     """Move files and folders of an earlier result into `superseded/<identity>/`; return that folder, None without any.
 
-    Nothing is deleted or overwritten. The record (experiment.json) moves last, so that a move cut short is still
-    recognised as an earlier result.
+    Nothing is deleted or overwritten.
     """
-    present = sorted(
-        {name for name in names if (folder / name).exists()}, key=lambda name: (name == layout.EXPERIMENT, name)
-    )
+    present = sorted({name for name in names if (folder / name).exists()})
     if not present:
         return None
     wanted = layout.superseded(folder, identity)
@@ -296,3 +295,16 @@ def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
     sync_folder(target)
     sync_folder(folder)
     return target
+
+
+def set_aside(folder: Path, record: ExperimentRecord) -> None:
+    """Move a result and its record into `superseded/`, leaving a `pending` record with the same id and notes.
+
+    Whenever this is cut short, the record in the folder says that there is no finished result in it.
+    """
+    left = replace(record, status="pending", hashes={}, files={}, facts={}, warnings=(), start=None, end=None)
+    write_json(folder / layout.EXPERIMENT, left.to_json())
+    names = [path.name for path in folder.iterdir() if layout.is_result_name(path.name)]
+    target = supersede(folder, [name for name in names if name != layout.EXPERIMENT], record.identity)
+    if target is not None:
+        write_json(target / layout.EXPERIMENT, record.to_json())

@@ -88,7 +88,7 @@ def train(
     )
 
     # 1. A fresh base with a row for every token, and the adapter on it.
-    base = gate.Base(model_path, revision, device, _dtype(training, device), trust_remote_code)
+    base = gate.Base(model_path, revision, device, dtype_of(training, device), trust_remote_code)
     model = load_model(model_path, revision, None, device, base.dtype, trust_remote_code)
     known = _known(model_path, revision, table)
     row_ids = _row_ids(rows, table, undo, known)
@@ -154,7 +154,7 @@ def _examples(
     return [example for example in examples if any(example.weights)], too_long
 
 
-def _dtype(training: Training, device: str) -> str:
+def dtype_of(training: Training, device: str) -> str:
     """Return the dtype of the frozen weights. What is trained is always float32."""
     if training.bf16 is None:
         return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
@@ -342,7 +342,9 @@ class _Run:
 
     def backward(self, model: Any, batch: Batch, total: float) -> float:
         """Add a micro-batch's share of the gradient; return its share of the loss."""
-        share = batch_loss(model, batch.to(self.device), bf16=_dtype(self.training, self.device) == "bfloat16") / total
+        share = (
+            batch_loss(model, batch.to(self.device), bf16=dtype_of(self.training, self.device) == "bfloat16") / total
+        )
         share.backward()  # type: ignore[no-untyped-call]
         return float(share.detach())
 

@@ -15,6 +15,7 @@ import pytest
 from unsay import config
 from unsay.config import Dataset
 from unsay.data.source import Source, open_source, read_jsonl
+from unsay.datasets.gsm8k import Gsm8k
 from unsay.datasets.wordproblems import generate
 from unsay.errors import DataError
 from unsay.job import Job
@@ -50,6 +51,31 @@ def test_a_folder_in_gsm8k_format_is_used_as_it_stands(tmp_path: Path) -> None:
     assert source.task == "gsm8k"
     assert next(source.examples("test")) == Example("own/test/0", ROWS[5]["question"], ROWS[5]["answer"])
     assert not (tmp_path / "outputs").exists()
+
+
+def test_an_answer_pattern_replaces_the_extraction_of_gsm8k(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "answer": f"The answer is {n}."} for n in range(4)]
+    write_lines(tmp_path / "data" / "test.jsonl", rows)
+    source = open_source(own(tmp_path / "data", answer=r"The answer is (\d+)\."), tmp_path / "outputs")
+    assert source.task is None
+    assert [line["final"] for _, line in read_jsonl(source.files["test"])] == ["0", "1", "2", "3"]
+
+
+def test_answers_without_a_final_line_are_no_gsm8k_answers(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data" / "test.jsonl", [{"question": "a?", "answer": "yes"}])
+    assert open_source(own(tmp_path / "data"), tmp_path / "outputs").task is None
+    write_lines(tmp_path / "data" / "train.jsonl", [{"question": "b?", "answer": "No.\n#### 0"}])
+    with pytest.raises(DataError, match="own/test/0: expected a gold answer that ends in '#### N'"):
+        open_source(own(tmp_path / "data"), tmp_path / "outputs")
+
+
+def test_a_hub_dataset_may_lack_splits(tmp_path: Path) -> None:
+    """`datasets` takes a folder for a repository, which is as near to the hub as a test gets."""
+    for split, rows in {"train": ROWS[:5], "test": ROWS[5:8]}.items():
+        write_lines(tmp_path / "hub" / f"{split}.jsonl", rows)
+    source = Source("own", Gsm8k(), "gsm8k", {}, str(tmp_path / "hub"))
+    assert questions(source, "test") == [row["question"] for row in ROWS[5:8]]
+    assert questions(source, "dev") == []
 
 
 def test_other_formats_become_question_and_answer_lines(tmp_path: Path) -> None:
@@ -225,7 +251,8 @@ def test_final_answers_that_are_all_dates_are_refused(tmp_path: Path) -> None:
     rows = [{"question": f"When was {n}?", "answer": f"2024-01-0{n}"} for n in (5, 6)]
     with pytest.raises(DataError, match="nothing but dates such as '2024-01-05' in split 'test'"):
         open_source(own(write_lines(tmp_path / "own.jsonl", rows)), tmp_path / "outputs")
-    assert open_source(own(write_lines(tmp_path / "own.jsonl", [*rows, *ROWS[:1]])), tmp_path / "outputs")
+    word = {"question": "When was it?", "answer": "never"}
+    assert open_source(own(write_lines(tmp_path / "own.jsonl", [*rows, word])), tmp_path / "outputs")
 
 
 Evaluate = Callable[..., tuple[dict[tuple[int, str], dict[str, Any]], Path]]

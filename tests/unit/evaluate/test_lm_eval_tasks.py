@@ -116,7 +116,7 @@ def test_functions_of_a_task_are_there(tasks: Path) -> None:
     config = load_task("mine")
     assert config["metadata"] == {"version": 2}
     source = Source("mine", None, "mine", {}, None)
-    assert question_prompts(source)([Example("0", "a?", "b")]) == ["A?"]
+    assert question_prompts(source, [Example("0", "a?", "b")]) == ["A?"]
 
 
 def test_a_task_that_does_not_load_says_what_it_needs(tasks: Path) -> None:
@@ -157,7 +157,7 @@ def test_own_data_asks_the_question_as_it_stands() -> None:
     assert config["generation_kwargs"]["until"] == []
     assert [item["name"] for item in config["filter_list"]] == ["strict-match"]
     question = "{{7 * 7}} {% if x %} \n trailing \n"
-    assert question_prompts(source)([Example("0", question, "a")]) == [question]
+    assert question_prompts(source, [Example("0", question, "a")]) == [question]
 
 
 def test_an_answer_pattern_adds_the_flexible_reading() -> None:
@@ -168,7 +168,7 @@ def test_an_answer_pattern_adds_the_flexible_reading() -> None:
 
 
 def test_training_prompts_are_the_tasks_own() -> None:
-    prompts = question_prompts(gsm8k("train", "test"))([Example("0", "{{1 + 1}}?", "2"), Example("1", "b?", "c")])
+    prompts = question_prompts(gsm8k("train", "test"), [Example("0", "{{1 + 1}}?", "2"), Example("1", "b?", "c")])
     assert prompts == ["Question: {{1 + 1}}?\nAnswer:", "Question: b?\nAnswer:"]
 
 

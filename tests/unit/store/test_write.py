@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.lab import ARMS, record_of
 from unsay.errors import LockedError, StoreError
 from unsay.store import layout, read, write
 
@@ -249,3 +250,18 @@ def test_superseding_moves_and_never_overwrites(tmp_path: Path) -> None:
 def test_superseding_nothing_makes_no_folder(tmp_path: Path) -> None:
     assert write.supersede(tmp_path, ["experiment.json"], "b" * 64) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_set_aside_leaves_its_id_and_no_finished_result(tmp_path: Path) -> None:
+    record = record_of(ARMS[0])
+    write.write_json(tmp_path / layout.EXPERIMENT, record.to_json())
+    (tmp_path / layout.METRICS).write_text("{}")
+    (tmp_path / layout.TRAIN).mkdir()
+    write.set_aside(tmp_path, record)
+    left, kept = read.record(tmp_path), read.record(layout.superseded(tmp_path, record.identity))
+    assert left is not None
+    assert (left.id, left.notes, left.status, left.files) == (record.id, record.notes, "pending", {})
+    assert kept == record
+    assert not (tmp_path / layout.METRICS).exists()
+    assert (layout.superseded(tmp_path, record.identity) / layout.METRICS).exists()
+    assert (tmp_path / layout.TRAIN).exists()
