@@ -27,6 +27,8 @@ from unsay.store.write import write_text
 
 FOLDER = ".datasets"
 DEFAULT_FORMAT = GSM8K = "gsm8k"
+GSM8K_HUB = "openai/gsm8k"
+"""Where lm-eval's own gsm8k task takes its questions from."""
 
 # What pyarrow's JSON reader, and with it lm-eval, takes for a point in time if a whole column looks like it.
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?Z?)?")
@@ -73,7 +75,9 @@ def open_source(dataset: Dataset, output_dir: Path) -> Source:
     path = Path(dataset.path)
     if not path.exists():
         source = Source(dataset.name, reader, task, {}, dataset.path, dataset.answer)
-        return source if task else _normalised(source, dataset, output_dir)
+        # A task scores its own questions: what is in GSM8K's format but not GSM8K is written out for it.
+        is_the_tasks = task is not None and (task != GSM8K or dataset.path == GSM8K_HUB)
+        return source if is_the_tasks else _normalised(source, dataset, output_dir)
     files = _split_files(path)
     source = Source(dataset.name, reader, task, files, None, dataset.answer)
     if task == GSM8K and not _has_final_answers(source):

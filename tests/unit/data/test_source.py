@@ -69,6 +69,19 @@ def test_answers_without_a_final_line_are_no_gsm8k_answers(tmp_path: Path) -> No
         open_source(own(tmp_path / "data"), tmp_path / "outputs")
 
 
+@pytest.mark.parametrize("task", [None, "gsm8k"])
+def test_a_hub_dataset_in_gsm8k_format_is_not_mistaken_for_gsm8k(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str | None
+) -> None:
+    rows = {"train": ROWS[:5], "test": ROWS[5:8]}
+    monkeypatch.setattr("unsay.data.source._hub_lines", lambda hub, split: enumerate(rows.get(split, [])))
+    other = open_source(Dataset("own", "someone/problems", task, "gsm8k"), tmp_path / "outputs")
+    assert (other.hub, other.task) == (None, "gsm8k")
+    assert questions(other, "test") == [row["question"] for row in rows["test"]]
+    real = open_source(Dataset("gsm8k", "openai/gsm8k", "gsm8k", "gsm8k"), tmp_path / "outputs")
+    assert (real.hub, real.files, real.task) == ("openai/gsm8k", {}, "gsm8k")
+
+
 def test_a_hub_dataset_may_lack_splits(tmp_path: Path) -> None:
     """`datasets` takes a folder for a repository, which is as near to the hub as a test gets."""
     for split, rows in {"train": ROWS[:5], "test": ROWS[5:8]}.items():
