@@ -136,7 +136,10 @@ def test_an_unknown_experiment(place: Place, capsys: pytest.CaptureFixture[str])
 
 def test_an_unknown_executor(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.write()
-    refused(place, capsys, "'lokal'", "did you mean 'local'", options=("--executor", "lokal"))
+    before = on_disk(place.folder.parent)
+    assert cli.main(["run", "lab.yaml", "--executor", "lokal"]) == 2  # wrong usage
+    assert "unknown executor 'lokal'; did you mean 'local'" in capsys.readouterr().err
+    assert on_disk(place.folder.parent) == before
 
 
 # -- data -------------------------------------------------------------------------

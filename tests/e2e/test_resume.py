@@ -244,7 +244,9 @@ def on_disk(lab: Lab) -> dict[str, str]:
 
 
 def trained(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in layout.train(folder).iterdir() if path.is_file()}
+    """Return when each file of a training was written, but for the one that says who uses it."""
+    files = [path for path in layout.train(folder).iterdir() if path.is_file() and path.name != layout.TRAINED]
+    return {path.name: path.stat().st_mtime_ns for path in files}
 
 
 SHORT = {"max_new_tokens": 3}

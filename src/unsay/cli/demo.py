@@ -13,7 +13,7 @@ from unsay.cli import _lab
 def command(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="The lab folder; the page is written beside it.")
-    ] = Path("demo/outputs"),
+    ] = _lab.DEFAULT,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N problems.")] = None,
     as_json: _lab.Json = False,
 ) -> None:
