@@ -144,9 +144,7 @@ def test_a_running_process_is_alive_and_a_killed_one_stale(tmp_path: Path) -> No
         record = running(child.pid)
         assert read.liveness(record) is None
         child.kill()
-        psutil.wait_procs([psutil.Process(child.pid)], timeout=0)
-        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
-            pass
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the process table
         assert read.liveness(record) == "stale"  # nobody has collected it yet
     finally:
         child.kill()
