@@ -438,11 +438,12 @@ class _Run:
         folder = self.out / f"{CHECKPOINT}{self.step}"
         with _complete(folder) as temporary:
             save_file(lora.state(model), str(temporary / "adapter.safetensors"))
-            torch.save(
-                {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()},
-                temporary / "optimizer.pt",
-            )
+            optimizer = self.optimizer.state_dict()
+            moments = {f"{at}.{name}": value for at, each in optimizer["state"].items() for name, value in each.items()}
+            save_file(moments, str(temporary / "optimizer.safetensors"))
             state = {
+                "param_groups": optimizer["param_groups"],
+                "schedule": self.schedule.state_dict(),
                 "key": self.key,
                 "step": self.step,
                 "losses": self.losses,
@@ -474,9 +475,12 @@ class _Run:
             return
         folder, state = found[-1]
         lora.restore(model, load_file(str(folder / "adapter.safetensors")))
-        saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location=self.device)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in load_file(str(folder / "optimizer.safetensors")).items():
+            at, _, name = key.partition(".")
+            moments.setdefault(int(at), {})[name] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        self.schedule.load_state_dict(state["schedule"])
         self.step = self.resumed_from = state["step"]
         self.losses, self.history = state["losses"], state["history"]
         self.micro_batch, self.recompute = state["micro_batch"], state["recompute"]
