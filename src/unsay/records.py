@@ -5,6 +5,9 @@ Knows nothing about where the records are kept (`unsay.store`) or how they are m
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -201,6 +204,35 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ItemScores:
+    """One line of `scores.jsonl`: what every metric gave one item, and what the item is, so that runs can be paired.
+
+    `question` and `label` are `short_hash` of the question (None where only a rendered prompt is known) and of the
+    reference answer. `scores` maps a metric's name to its 0-100 score; one without a score for the item is left out.
+    """
+
+    item: str
+    question: str | None
+    label: str
+    scores: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA} | asdict(self)
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> ItemScores:
+        scores = {str(name): float(score) for name, score in line["scores"].items()}
+        question = line["question"]
+        return cls(str(line["item"]), None if question is None else str(question), str(line["label"]), scores)
+
+
+def short_hash(text: str) -> str:
+    """Name a text by 16 hex digits: its sha256 without white space at the ends and with line breaks as LF."""
+    plain = text.replace("\r\n", "\n").strip()
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """One metric over n items on the 0-100 scale of the page; `value` is None only together with a `reason`."""
 
@@ -270,6 +302,8 @@ class ExperimentRecord:
     """Names of the result files inside the folder (`results`, `samples`, `predictions`, …)."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Measured or resolved along the way: model revision, dtype, prompt 0, trained-token share, …"""
+    imported: dict[str, Any] | None = None
+    """Where an imported result comes from: `tool` that made it, `files` (path, bytes, sha256), `part` of the files."""
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA} | asdict(self)
@@ -280,3 +314,9 @@ class ExperimentRecord:
         known["attempts"] = tuple(Attempt(**item) for item in known.get("attempts", ()))
         known["warnings"] = tuple(known.get("warnings", ()))
         return cls(**known)
+
+
+def next_id(taken: Iterable[str]) -> str:
+    """Return the first free id: EXP-001, or one more than the highest of its kind."""
+    numbers = [int(match[1]) for id in taken if (match := re.fullmatch(r"EXP-(\d{1,9})", id))]
+    return f"EXP-{max(numbers, default=0) + 1:03d}"

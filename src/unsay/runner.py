@@ -5,7 +5,6 @@ Imports nothing heavy: the computing happens in the processes that executors sta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from unsay.errors import ConfigError, UnsayError
 from unsay.executors import Executor
 from unsay.identity import identity, spec
 from unsay.job import Event, Job
-from unsay.records import ExperimentRecord
+from unsay.records import ExperimentRecord, next_id
 from unsay.report.markdown import write_page
 from unsay.store import layout, read, write
 
@@ -128,7 +127,7 @@ def _with_ids(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
         taken = {*folders, *(experiment.id for experiment in plan.experiments if experiment.id)}
         numbered: dict[str, Experiment] = {}
         for experiment in plan.experiments:
-            id = known_id(plan.output_dir, experiment) or _next_id(taken)
+            id = known_id(plan.output_dir, experiment) or next_id(taken)
             taken.add(id)
             numbered[experiment.folder] = replace(experiment, id=id)
             folder = plan.output_dir / experiment.folder
@@ -166,8 +165,3 @@ def _pending(experiment: Experiment) -> ExperimentRecord:
         notes=experiment.notes,
         **known,
     )
-
-
-def _next_id(taken: set[str]) -> str:
-    numbers = [int(match.group(1)) for id in taken if (match := re.fullmatch(r"EXP-(\d+)", id))]
-    return f"EXP-{max(numbers, default=0) + 1:03d}"

@@ -7,7 +7,6 @@ and settings agree are taken from there and only the rest is generated.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -98,9 +97,13 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     write.write_bytes(
         evaluation.folder / layout.PREDICTIONS,
         b"".join(
-            _json_line({"prompt": prompt.text, "predict": sample.predict, "label": sample.label})
+            write.json_line({"prompt": prompt.text, "predict": sample.predict, "label": sample.label})
             for prompt, sample in zip(answers.prompts, samples, strict=True)
         ),
+    )
+    write.write_parts(
+        evaluation.folder / layout.SCORES,
+        (write.json_line(line.to_json()) for line in metrics.by_item(samples, scores.items)),
     )
     _write_metrics(evaluation.folder / layout.METRICS, scores.values, len(samples))
     return Result(
@@ -371,10 +374,6 @@ def _check_exact_match(lines: list[dict[str, Any]], items: dict[str, list[float 
                 f"document {line['doc_id']}: expected lm-eval and unsay to agree on {line['filter']}, got "
                 f"{line['exact_match']} and {ours / 100}. No number was written; please report the sample's text."
             )
-
-
-def _json_line(obj: dict[str, str]) -> bytes:
-    return (json.dumps(obj, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 def _write_metrics(path: Path, summary: dict[str, MetricValue], n: int) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unsay import catalog, stats
 from unsay.errors import ConfigError, UnsayError
-from unsay.records import MetricValue, Sample
+from unsay.records import ItemScores, MetricValue, Sample, short_hash
 
 Items = dict[str, list[float | None]]
 """Per metric name, one score per sample in the samples' order; None where there is none."""
@@ -103,6 +103,14 @@ def load_all(options: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Me
         if name not in found():
             load(name)  # raises, with the nearest name
     return tuple(load(name, **given.get(name, {})) for name in found())
+
+
+def by_item(samples: Sequence[Sample], items: Items) -> Iterator[ItemScores]:
+    """Give the scores of each sample as a line of `scores.jsonl`, in the order of the samples."""
+    for at, sample in enumerate(samples):
+        scores = {name: score for name, column in items.items() if (score := column[at]) is not None}
+        question = short_hash(sample.question) if sample.question else None
+        yield ItemScores(sample.key, question, short_hash(sample.label), scores)
 
 
 # -- summing up, shared by the metric files ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ TRACES = "traces.jsonl"
 PROMPTS = "prompts.jsonl"
 PREDICTIONS = "generated_predictions.jsonl"
 METRICS = "metrics.json"
+SCORES = "scores.jsonl"
 LOCK = ".lock"
 OWNER = ".lock.json"
 HEARTBEAT = ".heartbeat"
@@ -24,6 +25,8 @@ DATA = "data"
 LOGS = "logs"
 SUPERSEDED = "superseded"
 LIMIT_PREFIX = "limit_"
+# Results that other tools made, below the lab folder.
+IMPORTED = "imported"
 # lm-eval's harness folder below the method of an experiment that is only evaluated.
 HARNESS = "lm_eval"
 
@@ -65,5 +68,5 @@ def page(output_dir: Path) -> Path:
 
 def is_result_name(name: str) -> bool:
     """Say whether a file in an experiment folder belongs to its evaluation (and moves away with it)."""
-    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS}
+    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS, SCORES}
     return name.removesuffix(TORN_SUFFIX) in fixed or name.startswith(("results_", "samples_"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay.errors import StoreError
-from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, MetricValue, Prompt, Trace
+from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, ItemScores, MetricValue, Prompt, Trace
 from unsay.store import layout
 from unsay.store.write import boot_id, hostname, is_sealed
 
@@ -169,6 +169,22 @@ def prompts(folder: Path) -> Iterator[Prompt]:
     return map(Prompt.from_json, read_lines(folder / layout.PROMPTS))
 
 
+def scores(folder: Path) -> Iterator[ItemScores]:
+    """Yield the scores of every item, in the order of generated_predictions.jsonl; nothing where there is no file."""
+    for number, line in _json_lines(folder / layout.SCORES):
+        try:
+            yield ItemScores.from_json(line)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f"{folder / layout.SCORES}:{number} holds no scores of an item ({error!r}); it was left as it is."
+            ) from error
+
+
+def predictions(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield prompt, predict and label of every item, in the order of scores.jsonl; nothing where there is no file."""
+    return (line for _, line in _json_lines(folder / layout.PREDICTIONS))
+
+
 def metrics(folder: Path) -> dict[str, MetricValue]:
     """Read metrics.json (`{"schema": 1, "metrics": {name: …}}`); empty where there is none."""
     path = folder / layout.METRICS
@@ -219,7 +235,13 @@ def samples_file(folder: Path, record: ExperimentRecord | None = None) -> Path |
 def samples(folder: Path, record: ExperimentRecord | None = None) -> Iterator[dict[str, Any]]:
     """Yield the lines of lm-eval's sample file: one per filter and item."""
     path = samples_file(folder, record)
-    if path is None:
+    if path is not None:
+        yield from (line for _, line in _json_lines(path))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of a JSON Lines file; a missing file has none, StoreError where a line is broken."""
+    if not path.exists():
         return
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
@@ -227,10 +249,10 @@ def samples(folder: Path, record: ExperimentRecord | None = None) -> Iterator[di
                 continue
             try:
                 line = json.loads(raw)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise StoreError(f"{path}:{number} is not JSON ({error}); it was left as it is.") from error
             if isinstance(line, dict):
-                yield line
+                yield number, line
 
 
 # -- finding experiments ----------------------------------------------------------

@@ -38,13 +38,18 @@ _TAIL_LENGTH = len(_TAIL) + 8 + 2
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part; missing folders are made."""
+    write_parts(path, (data,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file piece by piece, with the promise of `write_bytes`; an error while making a piece leaves no file."""
     temporary = path.parent / f"{layout.TEMPORARY_PREFIX}{os.urandom(6).hex()}{layout.TEMPORARY_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -64,6 +69,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, obj: Any) -> None:
     """Write indented JSON; what JSON cannot say (NaN, infinity) is refused with ValueError."""
     write_bytes(path, _json_bytes(obj, indent=2) + b"\n")
+
+
+def json_line(obj: Any) -> bytes:
+    """Return one line of a JSON Lines file that needs no checksum because it is written whole."""
+    return _json_bytes(obj) + b"\n"
 
 
 def sync_folder(folder: Path) -> None:
