@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": {"errors"},
     # the experiment file, what it needs and what it will do
     "lm_eval_files": set(),
+    "prompt_checks": BOTTOM,
     "located": BOTTOM,
     "identity": BOTTOM | {"config", "lm_eval_files"},
     "suffix": BOTTOM | {"identity"},
