@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": BOTTOM,
     # results
     "store": BOTTOM,
-    "report": BOTTOM | {"store"},
+    "report": BOTTOM | {"prompt_checks", "store"},
     # computing
     "engine": BOTTOM,
     "prompts": BOTTOM | {"models"},

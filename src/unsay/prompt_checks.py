@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,6 +26,7 @@ BOS_TEXTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<BOS_TOKEN
 """How common tokenizers spell the token that begins a text. One that also ends texts (`<|endoftext|>`) is not here."""
 CUT_REASONS = frozenset({*BUDGET_REASONS, "length"})
 """Finish reasons that mean a limit ended the answer; `length` is what inference servers say."""
+QUESTION_COLUMNS = ("question", "problem", "query", "input", "prompt")
 WARN_ABOVE = 0.01
 """Share of the items above which a count becomes a warning."""
 
@@ -53,6 +54,8 @@ class PromptFacts:
     """False for a chat before its template, in which no beginning token can be seen."""
     shots: int | None = None
     """Worked examples in the prompt. With none of them a question that stands there twice is no answer given away."""
+    asked: str | None = None
+    """What is asked as a whole, a passage that belongs to the question included; `question` where None."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def check(items: Iterable[PromptFacts], *, bos_texts: Collection[str] = BOS_TEXT
         tell("doubled_bos", begins_twice(item, bos_texts))
         by_text += not _has_ids(item) and item.text is not None and item.rendered and bool(bos_texts)
         tell("own_shots", _among_own_shots(item))
-        if item.question is not None and (question := _normalised(item.question)):
+        if question := _normalised(item.asked or item.question or ""):
             questions.append(_eight_bytes(question))
     found["duplicated"] = [len(questions) - _different(questions), len(questions)]
     reasons = {"doubled_bos": "seen in texts only; a token that the tokenizer added does not show"} if by_text else {}
@@ -241,6 +244,12 @@ def logged_text(value: Any) -> tuple[str | None, bool]:
     if isinstance(value, list) and (contents := _contents(value)) is not None:
         return contents, False
     return None, False
+
+
+def question_of(doc: Mapping[str, Any]) -> str | None:
+    """Return the question of a dataset's line, from the columns that usually hold one; None where none does."""
+    found = (doc.get(column) for column in QUESTION_COLUMNS)
+    return next((text for text in found if isinstance(text, str) and text.strip()), None)
 
 
 # -- pieces -----------------------------------------------------------------------

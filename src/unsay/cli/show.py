@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +14,7 @@ from unsay.cli import _lab
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from unsay.records import ExperimentRecord, Prompt, Trace
+    from unsay.records import ExperimentRecord, ItemScores, Prompt, Trace
     from unsay.report.tables import Row
     from unsay.report.trace import Token
     from unsay.store.read import Entry
@@ -38,12 +40,14 @@ def command(
 
 
 def _show_experiment(entry: Entry, record: ExperimentRecord, as_json: bool) -> None:
-    from unsay.report import tables
+    from unsay.report import prompt, tables
 
     row = tables.row(entry)
+    first = prompt.first_prompt(entry)
     if as_json:
         metrics = {name: value.to_json() for name, value in row.metrics.items()}
-        _lab.print_json({**record.to_json(), "folder": str(entry.folder), "metrics": metrics})
+        shown_first = None if first is None else asdict(first)
+        _lab.print_json({**record.to_json(), "folder": str(entry.folder), "metrics": metrics, "prompt_0": shown_first})
         return
     from unsay.report import terminal
 
@@ -61,10 +65,13 @@ def _show_experiment(entry: Entry, record: ExperimentRecord, as_json: bool) -> N
     if shown:
         console.print()
         console.print(terminal.metrics(row, shown))
+    if first is not None:
+        _part(console, f"prompt 0 ({first.size})", first.shown_text())
+        _part(console, "prompt 0, ids", first.shown_ids())
 
 
 def _facts(row: Row, record: ExperimentRecord) -> list[tuple[str, str]]:
-    from unsay.report import terminal
+    from unsay.report import prompt, terminal
 
     found = [
         ("method", f"{record.method} {terminal.config_of(row)}, seed {record.seed}"),
@@ -73,6 +80,7 @@ def _facts(row: Row, record: ExperimentRecord) -> list[tuple[str, str]]:
         ("ended", record.end or "-"),
         ("folder", str(row.entry.folder)),
         ("identity", record.identity),
+        ("prompts", "; ".join(prompt.counts(record))),
         ("notes", record.notes),
     ]
     found += [("warning", warning) for warning in record.warnings]
@@ -87,58 +95,91 @@ def _show_item(entry: Entry, record: ExperimentRecord, item: int, as_json: bool)
     samples = [line for line in read.samples(entry.folder, record) if line.get("doc_id") == item]
     trace = next((t for t in reversed(list(read.traces(entry.folder))) if t.key.doc_id == item), None)
     prompt = next((p for p in read.prompts(entry.folder) if p.key.doc_id == item), None)
-    if trace is None and not samples:
-        known = {t.key.doc_id for t in read.traces(entry.folder)} or {
-            int(line["doc_id"]) for line in read.samples(entry.folder, record) if "doc_id" in line
-        }
-        there = f"it has items {min(known)} to {max(known)}" if known else "nothing was generated yet"
-        raise StoreError(f"{entry.name} has no answer to item {item}; {there}.")
-    shown = tokens(trace, table_of(record.facts)) if trace else []
-    if as_json:
-        _lab.print_json(_item_document(entry, item, prompt, trace, shown, samples))
+    if trace is not None or samples:
+        shown = tokens(trace, table_of(record.facts)) if trace else []
+        found = _Item(
+            prompt.text if prompt else _logged_prompt(samples),
+            _gold(samples),
+            _logged_answer(samples),
+            _scores(samples),
+        )
     else:
-        _print_item(entry, item, prompt, trace, shown, samples)
+        shown, line = [], _imported(entry, item)
+        if line is None:
+            raise StoreError(f"{entry.name} has no answer to item {item}; {_there(entry, record)}.")
+        found = line
+    if as_json:
+        _lab.print_json(_item_document(entry, item, prompt, trace, shown, found))
+    else:
+        _print_item(entry, item, trace, shown, found)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What is known about an item beside its trace."""
+
+    prompt: str | None
+    gold: str | None
+    answer: str | None
+    scores: dict[str, float]
+
+
+def _imported(entry: Entry, item: int) -> _Item | None:
+    """Return an item without a samples file: its scores, and the line of its prompt and answer."""
+    from unsay.store import read
+
+    every: Iterator[ItemScores | None] = read.scores(entry.folder)
+    for at, (line, scored) in enumerate(zip_longest(read.predictions(entry.folder), every)):
+        if (scored.item if scored else str(at)) != str(item) or line is None:
+            continue
+        texts = {key: str(line[key]) for key in ("prompt", "label", "predict") if line.get(key) is not None}
+        scores = scored.scores if scored else {}
+        return _Item(texts.get("prompt") or None, texts.get("label"), texts.get("predict"), scores)
+    return None
+
+
+def _there(entry: Entry, record: ExperimentRecord) -> str:
+    """Say which items there are."""
+    from unsay.store import read
+
+    known = {t.key.doc_id for t in read.traces(entry.folder)} or {
+        int(line["doc_id"]) for line in read.samples(entry.folder, record) if "doc_id" in line
+    }
+    known = known or {int(line.item) for line in read.scores(entry.folder) if line.item.isdecimal()}
+    if known:
+        return f"it has items {min(known)} to {max(known)}"
+    return "its files hold no answers" if record.imported else "nothing was generated yet"
 
 
 def _item_document(
-    entry: Entry,
-    item: int,
-    prompt: Prompt | None,
-    trace: Trace | None,
-    shown: list[Token],
-    samples: list[dict[str, Any]],
+    entry: Entry, item: int, prompt: Prompt | None, trace: Trace | None, shown: list[Token], found: _Item
 ) -> dict[str, Any]:
     return {
         "schema": 1,
         "id": entry.record.id if entry.record else None,
         "folder": entry.relative,
         "item": item,
-        "prompt": prompt.text if prompt else _logged_prompt(samples),
-        "gold": _gold(samples),
+        "prompt": found.prompt,
+        "prompt_ids": list(prompt.ids) if prompt else None,
+        "prompt_cut": prompt.cut if prompt else None,
+        "gold": found.gold,
         "tokens": [asdict(token) for token in shown],
-        "visible": trace.visible if trace else _logged_answer(samples),
+        "visible": trace.visible if trace else found.answer,
         "finish_reason": trace.finish_reason if trace else None,
         "counts": trace.counts.to_json() if trace else None,
-        "scores": _scores(samples),
+        "scores": found.scores,
     }
 
 
-def _print_item(
-    entry: Entry,
-    item: int,
-    prompt: Prompt | None,
-    trace: Trace | None,
-    shown: list[Token],
-    samples: list[dict[str, Any]],
-) -> None:
+def _print_item(entry: Entry, item: int, trace: Trace | None, shown: list[Token], found: _Item) -> None:
     from unsay.report import terminal
 
     console = terminal.console()
     console.print(f"{_plain(entry.name)}, item {item}", style="bold")
-    _part(console, "prompt", prompt.text if prompt else _logged_prompt(samples))
-    _part(console, "gold answer", _gold(samples))
+    _part(console, "prompt", found.prompt)
+    _part(console, "gold answer", found.gold)
     if trace is None:
-        _part(console, "answer (no trace was recorded)", _logged_answer(samples))
+        _part(console, "answer (no trace was recorded)", found.answer)
     else:
         styled = console.is_terminal and not console.no_color
         console.print("\ntrace" + ("" if styled else "  ([-…-] was taken back)"), style="bold cyan")
@@ -151,7 +192,9 @@ def _print_item(
             f"ended by {_plain(trace.finish_reason)}",
             soft_wrap=True,
         )
-    for name, score in _scores(samples).items():
+    if found.scores:
+        console.print()
+    for name, score in found.scores.items():
         console.print(f"{_plain(name)}: {score:g}")
 
 
@@ -187,10 +230,13 @@ def _logged_answer(samples: list[dict[str, Any]]) -> str | None:
 
 
 def _scores(samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Return every number that lm-eval gave the item, as lm-eval gave it."""
+    names = {"exact_match": None}
     return {
-        f"exact_match ({line.get('filter', 'none')})": float(line["exact_match"])
+        f"{name} ({line.get('filter', 'none')})": float(line[name])
         for line in samples
-        if isinstance(line.get("exact_match"), int | float)
+        for name in names | dict.fromkeys(str(metric) for metric in line.get("metrics") or ())
+        if isinstance(line.get(name), int | float)
     }
 
 

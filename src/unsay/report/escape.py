@@ -39,6 +39,12 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(lambda match: "\\" + match[0], escaped)
 
 
+def html(text: str) -> str:
+    """Escape text for a `<pre>` of a Markdown page: no tag, and no line of it that looks like a heading."""
+    escaped = "".join(_HTML.get(char, char) for char in terminal(text))
+    return re.sub(r"(?m)^#", "&#35;", escaped)
+
+
 def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 

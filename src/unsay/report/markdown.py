@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 from unsay.errors import StoreError
 from unsay.records import Attempt, ExperimentRecord, MetricValue
-from unsay.report import tables
+from unsay.report import prompt, tables
+from unsay.report.escape import html, shortened
 from unsay.report.escape import markdown as esc
-from unsay.report.escape import shortened
 from unsay.report.tables import BLEU, FLEXIBLE, LABELS, ROUGE, STRICT, Difference, Row
 from unsay.store import layout, read, write
 from unsay.store.read import Entry
@@ -328,7 +328,8 @@ def _details(row: Row, place: Path) -> list[str]:
         ("Start", _clock(record.start)),
         ("End", _clock(record.end)),
         *_settings(record),
-        ("Recorded", _listed({k: v for k, v in record.facts.items() if _short(v)})),
+        ("Recorded", _listed({k: v for k, v in record.facts.items() if _short(v) and k != "prompt_0"})),
+        ("Prompts", esc("; ".join(prompt.counts(record)))),
         ("Last attempt", _attempt(record.attempts)),
         ("Error", esc(shortened(row.error, 600)) if row.error else ""),
         ("Problem", esc(row.problem) if row.problem else ""),
@@ -345,7 +346,25 @@ def _details(row: Row, place: Path) -> list[str]:
         shown = [name for name in _in_order(row.metrics) if name not in hidden]
         lines += ["", "| Metric | Value | 95 % interval | Items | Remark |", "|---|---|---|---|---|"]
         lines += [_metric_row(name, row.metrics[name]) for name in shown]
-    return lines
+    return lines + _first_prompt(row.entry)
+
+
+def _first_prompt(entry: Entry) -> list[str]:
+    """Return a folded block with the first prompt, in which nothing is Markdown, a heading or a keep marker."""
+    first = prompt.first_prompt(entry)
+    if first is None:
+        return []
+    text = html(first.shown_text())
+    return [
+        "",
+        f"<details><summary>Prompt 0: {esc(first.size)}</summary>",
+        "",
+        f"<pre>{text}</pre>",
+        "",
+        f"Ids: {esc(first.shown_ids())}",
+        "",
+        "</details>",
+    ]
 
 
 def _metric_row(name: str, value: MetricValue) -> str:
