@@ -467,6 +467,12 @@ class _Planner:
                 f"dataset {dataset.name!r} is an lm-eval task, for evaluation only; {method} "
                 "needs a dataset with `path:`",
             )
+        elif dataset.is_the_tasks:
+            self.say(
+                section.line("dataset"),
+                f"dataset {dataset.name!r} gives its lines to an lm-eval task as they are, for evaluation only; "
+                f"{method} needs one with `format:`",
+            )
         elif dataset.is_local and not _has_train_split(dataset):
             self.say(
                 section.line("dataset"),

@@ -24,6 +24,8 @@ from unsay.overrides import Patch, Say
 
 BUILTIN = Path(__file__).parent / "assets" / "builtin.yaml"
 
+GSM8K = "gsm8k"
+"""The task whose questions have a format of their own, of the same name."""
 DATASET_INFO = "dataset_info"
 """The one format that is no reader: LLaMA-Factory's list of files, which says where a dataset is and how it looks."""
 
@@ -73,6 +75,11 @@ class Dataset:
     @property
     def is_local(self) -> bool:
         return self.path is not None and Path(self.path).is_absolute()
+
+    @property
+    def is_the_tasks(self) -> bool:
+        """Say whether local lines go to the task unchanged: they have its own columns, not those of a format."""
+        return self.is_local and self.format is None and self.task not in (None, GSM8K)
 
 
 @dataclass(frozen=True)
@@ -363,7 +370,8 @@ def _dataset(name: str, node: Located, known: Dataset | None, places: _Places) -
     if known is not None and (format is None or format == known.format):
         path, task, format = path or known.path, task or known.task, format or known.format
     columns = section.get("columns", dict[str, str]) or {}
-    if format is None and path is not None and Path(path).is_absolute():
+    converted = task in (None, GSM8K) or any(section.get(key, Any) for key in ("columns", "answer", "dev_share"))
+    if format is None and path is not None and Path(path).is_absolute() and converted:
         format = _guess_format(path, columns, task, section)
     if format is not None:
         if format == DATASET_INFO:

@@ -207,13 +207,28 @@ def _check_task(dataset: Dataset, found: Found) -> None:
     if task.endswith(lm_eval_files.TASK_FILES):
         if not Path(task).is_file():
             found(f"dataset {dataset.name!r}: there is no task file {task}")
+        else:
+            _check_math(dataset, Path(task), found)
         return
     folder = lm_eval_files.tasks_folder()
-    if folder is None or lm_eval_files.find_task(folder, task) is not None:
+    if folder is None:
+        return
+    file = lm_eval_files.find_task(folder, task)
+    if file is not None:
+        _check_math(dataset, file, found)
         return
     close = catalog.nearest(task, lm_eval_files.task_names(folder))
     hint = f"did you mean {close!r}? " if close else ""
     found(f"dataset {dataset.name!r}: lm-eval has no task {task!r}; {hint}`lm_eval ls tasks` lists them")
+
+
+def _check_math(dataset: Dataset, file: Path, found: Found) -> None:
+    missing = lm_eval_files.missing_math(file)
+    if missing is not None:
+        found(
+            f"dataset {dataset.name!r}: the code of task {dataset.task!r} needs {missing}, which is not installed; "
+            "`pip install 'unsay[math]'`"
+        )
 
 
 def _check_dataset(dataset: Dataset, found: Found, *, access: bool) -> None:
@@ -246,6 +261,12 @@ def split_files(folder: Path) -> list[Path]:
 
 def _wrong_lines(file: Path, dataset: Dataset) -> Iterator[str]:
     """Yield what is wrong with each line that the dataset's format cannot read."""
+    if dataset.is_the_tasks:  # which columns it wants, only its code knows
+        rows = list(_rows(file))
+        yield from (f"{file}:{number}: {row}" for number, row in rows if isinstance(row, str))
+        if not rows:
+            yield f"{file} is empty"
+        return
     if dataset.format is None:  # wrong or unknown, which is reported where the dataset is defined; so are its columns
         return
     try:

@@ -893,6 +893,73 @@ def test_a_task_file_is_relative_to_the_experiment_file(load: Load, tmp_path: Pa
     assert preflight.check(plan, access=False) == []
 
 
+def test_a_task_with_formulas_names_the_extra_it_needs(
+    load: Load, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tasks / "maths" / "any.yaml").write_text("include: _base\ntask: sums_hard\n")
+    (tasks / "maths" / "_base").write_text("process_results: !function utils.score\ninclude: any.yaml\n")
+    (tasks / "maths" / "utils.py").write_text("try:\n    from math_verify import parse\nexcept ImportError:\n    raise\n")
+    (tasks / "maths" / "other.py").write_text("import antlr4\n")
+    (tasks / "mine.yaml").write_text("include: maths/any.yaml\ntask: mine\n")
+    there: set[str] = set()
+    monkeypatch.setattr(lm_eval_files, "_installed", lambda name: name in there)
+    for task in ("sums_hard", str(tasks / "mine.yaml")):
+        there.clear()
+        (mistake,) = preflight.check(load(TASK.format(task)), access=False)
+        assert mistake.endswith("needs math_verify, which is not installed; `pip install 'unsay[math]'`")
+        there.add("math_verify")
+        assert preflight.check(load(TASK.format(task)), access=False) == []
+
+
+def test_lm_evals_tasks_with_formulas_are_known_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = lm_eval_files.tasks_folder()
+    assert folder is not None
+    files = {name: lm_eval_files.find_task(folder, name) for name in ("minerva_math500", "gsm8k")}
+    monkeypatch.setattr(lm_eval_files, "_installed", lambda name: False)
+    assert {name: file and lm_eval_files.missing_math(file) for name, file in files.items()} == {
+        "minerva_math500": "math_verify",
+        "gsm8k": None,
+    }
+
+
+LINES = "datasets: {{d: {{task: sums_hard, path: ./own.jsonl{}}}}}\nexperiments: [{{model: qwen3-0.6b, dataset: d, method: {}}}]"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Return a file whose columns are none of our formats'."""
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"problem": "2?", "solution": "2"}\n')
+    return file
+
+
+def test_local_lines_reach_another_task_unchanged(load: Load, tasks: Path, own: Path) -> None:
+    plan = load(LINES.format("", "vanilla, config: fewshot_0"))
+    dataset = plan.experiments[0].dataset
+    assert (dataset.path, dataset.format, dataset.task, dataset.is_the_tasks) == (str(own), None, "sums_hard", True)
+    assert preflight.check(plan, access=False) == []
+    own.write_text('{"problem": "2?"}\nnonsense\n[]\n')
+    assert [mistake.split(": ", 2)[2] for mistake in preflight.check(plan, access=False)] == [
+        f"{own}:2: expected one JSON object per line, got Expecting value: line 1 column 1 (char 0)",
+        f"{own}:3: expected one JSON object per line",
+    ]
+    own.write_text("\n")
+    assert preflight.check(plan, access=False)[0].endswith("own.jsonl is empty")
+
+
+def test_a_written_format_still_converts_for_a_task(load: Load, bad: Bad, tasks: Path, own: Path) -> None:
+    own.write_text('{"question": "2?", "answer": "2"}\n')
+    plan = load(LINES.format(", format: gsm8k", "vanilla, config: fewshot_0"))
+    assert (plan.experiments[0].dataset.format, plan.experiments[0].dataset.is_the_tasks) == ("gsm8k", False)
+    plan = load(LINES.format(", dev_share: 0.5", "vanilla, config: fewshot_0"))
+    assert plan.experiments[0].dataset.format == "gsm8k"
+
+
+def test_lines_of_a_task_are_not_trained_on(bad: Bad, tasks: Path, own: Path) -> None:
+    (mistake,) = bad(LINES.format("", "sft, config: lora/train"))
+    assert "gives its lines to an lm-eval task as they are, for evaluation only; sft needs one with `format:`" in mistake
+
+
 def test_builtin_names_are_sound() -> None:
     known = definitions.builtin()
     assert set(known.models) == {"qwen3-4b", "qwen3-0.6b", "llama-3.2-3b", "unsay-tiny"}

@@ -37,7 +37,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?Z?)?")
 @dataclass(frozen=True)
 class Source:
     """A dataset with its splits found. Exactly one of `files` (split -> JSONL) and `hub` is filled, or neither when
-    an lm-eval task brings its own data."""
+    an lm-eval task brings its own data. Without a `format` the lines are as the task wants them."""
 
     name: str
     format: DatasetFormat | None
@@ -50,7 +50,8 @@ class Source:
         """Yield a split's questions in file order; raises DataError on a line that does not fit."""
         if self.format is None:
             raise DataError(
-                f"dataset {self.name!r} is an lm-eval task, for evaluation only. Expected a dataset with a `path:`."
+                f"dataset {self.name!r} is an lm-eval task, for evaluation only. Expected a dataset with a `path:` "
+                "and a `format:`."
             )
         for number, line in self._lines(split):
             yield self.format.example(line, f"{self.name}/{split}/{number}")
@@ -69,6 +70,8 @@ def open_source(dataset: Dataset, output_dir: Path) -> Source:
         return Source(dataset.name, None, dataset.task, {}, None)
     if dataset.path is None:
         return _generated(dataset, output_dir)
+    if dataset.is_the_tasks:
+        return Source(dataset.name, None, dataset.task, _scored_files(Path(dataset.path)), None)
     reader = _format(dataset.format or DEFAULT_FORMAT, dataset.columns)
     # An answer pattern of one's own replaces the extraction, and with it the task, that a format goes with.
     task = dataset.task or (None if dataset.answer else reader.task)
@@ -182,6 +185,16 @@ def _split_files(path: Path) -> dict[str, Path]:
     }
     if not files:
         raise DataError(f"{path}: expected train.jsonl and test.jsonl in this folder, found neither.")
+    return files
+
+
+def _scored_files(path: Path) -> dict[str, Path]:
+    """Return the files of data that is only evaluated on: a single one is what is scored."""
+    if not path.exists():
+        raise DataError(f"expected a file or a folder with test.jsonl at {path}, found nothing there.")
+    files = _split_files(path)
+    if "test" not in files:
+        files["test"] = files.pop("dev") if "dev" in files else files.pop("train")
     return files
 
 

@@ -14,14 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unsay import engine, identity, metrics
+from unsay import engine, identity, metrics, prompt_checks
 from unsay.data.source import Source
 from unsay.errors import EvaluationError
+from unsay.evaluate import task_scores
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
-from unsay.evaluate.lm_eval_tasks import task_config
+from unsay.evaluate.lm_eval_tasks import aggregations, asked, task_config
 from unsay.evaluate.setup import Opened
+from unsay.evaluate.task_scores import FILTERS, ExactMatchReading
 from unsay.job import Job, Report, Result
 from unsay.metrics.exact_match import STRICT
+from unsay.prompt_checks import PromptFacts, PromptReport
 from unsay.records import BUDGET_REASONS, Key, MetricValue, Prompt, Sample, Trace
 from unsay.settings import Decode, Prompting
 from unsay.store import layout, read, write
@@ -80,19 +83,18 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     """Generate what is missing, score everything, write every result file.
 
     The weights are loaded only when an answer has to be generated. Raises EvaluationError when lm-eval's exact match
-    and ours differ on any item.
+    and ours differ on any item, or a mean of lm-eval's and ours.
     """
     config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
-    measures = metrics.load_all({"exact_match": _exact_match_options(config, own=evaluation.source.task is None)})
-    exact_match = next(measure for measure in measures if STRICT in measure.names)
-    answers = Answers(evaluation, exact_match, progress)
+    reading = task_scores.read_exact_match(config, own=evaluation.source.task is None)
+    answers = Answers(evaluation, _exact_match(reading, config), progress)
     results = _run_lm_eval(evaluation, config, answers)
     task = str(config["task"])
     lines = results["samples"][task]
     total = int(results["n-samples"][task]["original"])
     samples = _samples(lines, answers.traces)
-    scores = metrics.score(samples, measures)
-    _check_exact_match(lines, scores.items)
+    scores = _scores(config, reading, lines, results["results"][task], samples)
+    prompts = _prompt_report(evaluation, config, lines, samples, answers)
     files = _write_lm_eval_files(results, evaluation.folder)
     write.write_bytes(
         evaluation.folder / layout.PREDICTIONS,
@@ -116,16 +118,17 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
             "prompt_0": answers.prompts[0].text,
             "prompts_cut": sum(prompt.cut > 0 for prompt in answers.prompts),
             "answers_cut": sum(trace.finish_reason in BUDGET_REASONS for trace in answers.traces),
+            "prompts": prompts.to_json(),
             "undo_table": evaluation.opened.table.to_json(),
         },
-        warnings=_warnings(answers),
+        warnings=prompts.warnings(),
     )
 
 
 class Answers:
     """The answers to one evaluation's prompts: what is on disk already, and the rest from the model."""
 
-    def __init__(self, evaluation: Evaluation, exact_match: metrics.Metric, progress: Progress) -> None:
+    def __init__(self, evaluation: Evaluation, exact_match: metrics.Metric | None, progress: Progress) -> None:
         self._evaluation = evaluation
         self._exact_match = exact_match
         self._progress = progress
@@ -225,9 +228,10 @@ class Answers:
 
     def _tell(self, done: dict[Key, Trace]) -> None:
         """Report how far it is, and how good the finished answers are."""
-        for key in done.keys() - self._scored.keys():
-            sample = Sample(str(key.doc_id), "", self._labels[key], done[key].visible)
-            self._scored[key] = self._exact_match.items([sample])[STRICT][0]
+        if self._exact_match is not None:
+            for key in done.keys() - self._scored.keys():
+                sample = Sample(str(key.doc_id), "", self._labels[key], done[key].visible)
+                self._scored[key] = self._exact_match.items([sample])[STRICT][0]
         scores = [score for score in self._scored.values() if score is not None]
         so_far = None if not scores else metrics.share(scores, STRICT)
         self._progress(len(done), len(self.prompts), so_far)
@@ -322,7 +326,7 @@ def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sampl
         answer = doc.get("answer")  # as the dataset has it, steps and all; in some datasets that is no text
         seen[document] = Sample(
             key=str(document),
-            question=str(doc.get("question", "")),
+            question=prompt_checks.question_of(doc) or "",
             label=answer if isinstance(answer, str) and answer.strip() else str(line["target"]),
             predict=trace.visible,
             finish_reason=trace.finish_reason,
@@ -331,41 +335,47 @@ def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sampl
     return [seen[document] for document in sorted(seen)]
 
 
-def _exact_match_options(config: dict[str, Any], own: bool) -> dict[str, Any]:
-    """Return how the task cuts out and compares final answers, so that our exact match is lm-eval's.
-
-    The gold answers of a user's `own` data are cut as the model's are; those of a task are as lm-eval takes them.
-    """
-    patterns = {
-        item["name"]: step["regex_pattern"]
-        for item in config.get("filter_list") or []
-        for step in item["filter"]
-        if step["function"] == "regex"
-    }
-    exact: dict[str, Any] = next(
-        (each for each in config.get("metric_list") or [] if each["metric"] == "exact_match"), {}
-    )
-    return {
-        "strict": patterns.get("strict-match"),
-        "flexible": patterns.get("flexible-extract"),
-        "ignored": tuple(exact.get("regexes_to_ignore", ())),
-        "ignore_case": bool(exact.get("ignore_case", False)),
-        "gold": patterns.get("strict-match") if own else None,
-        "source": f"lm-eval {config['task']} v{_version(config)}",
-    }
+def _exact_match(reading: ExactMatchReading, config: dict[str, Any]) -> metrics.Metric | None:
+    """Return the exact match to report progress with; None where only lm-eval can judge an answer."""
+    if STRICT in reading.reasons or (reading.of_target and config.get("doc_to_target") not in _ANSWER):
+        return None
+    return metrics.load("exact_match", **reading.options)
 
 
-def _version(config: dict[str, Any]) -> str:
-    version = (config.get("metadata") or {}).get("version", "?")
-    return f"{version:g}" if isinstance(version, float) else str(version)
+_ANSWER = ("{{answer}}", "answer")
 
 
-def _check_exact_match(lines: list[dict[str, Any]], items: dict[str, list[float | None]]) -> None:
-    """Fail loudly when lm-eval's exact match and ours disagree on any item."""
-    names = {"strict-match": "exact_match_strict", "flexible-extract": "exact_match_flexible"}
+def _scores(
+    config: dict[str, Any],
+    reading: ExactMatchReading,
+    lines: list[dict[str, Any]],
+    aggregated: dict[str, Any],
+    samples: list[Sample],
+) -> metrics.Scores:
+    """Score the samples with every metric of ours and of the task; what both judge must be equal."""
+    if any(isinstance(line["target"], list) for line in lines):
+        reading = reading.without(f"{config['task']} has several gold answers to a question")
+    measures = metrics.load_all({"exact_match": reading.options})
+    exact_match = [measure for measure in measures if STRICT in measure.names]
+    others = [measure for measure in measures if measure not in exact_match]
     position = {document: at for at, document in enumerate(sorted({int(line["doc_id"]) for line in lines}))}
+    judged = samples
+    if reading.of_target:
+        targets = {position[int(line["doc_id"])]: str(line["target"]) for line in lines}
+        judged = [replace(sample, label=targets[at]) for at, sample in enumerate(samples)]
+    exact, other = metrics.score(judged, exact_match), metrics.score(samples, others)
+    _check_exact_match(lines, exact.items, position)
+    for name, reason in reading.reasons.items():
+        exact.values[name] = metrics.missing(reading.definitions[name], reason)
+    source = str(reading.options["source"])
+    theirs = task_scores.score(lines, aggregated, position, source, aggregations(config), skip=reading.keys)
+    return metrics.Scores(exact.items | other.items | theirs.items, exact.values | other.values | theirs.values)
+
+
+def _check_exact_match(lines: list[dict[str, Any]], items: metrics.Items, position: dict[int, int]) -> None:
+    """Fail loudly when lm-eval's exact match and ours disagree on any item."""
     for line in lines:
-        name = names.get(line["filter"])
+        name = FILTERS.get(line["filter"])
         if name is None or "exact_match" not in line or name not in items:
             continue
         ours = items[name][position[int(line["doc_id"])]]
@@ -380,14 +390,30 @@ def _write_metrics(path: Path, summary: dict[str, MetricValue], n: int) -> None:
     write.write_json(path, {"schema": 1, "n": n, "metrics": {name: value.to_json() for name, value in summary.items()}})
 
 
-def _warnings(answers: Answers) -> tuple[str, ...]:
-    """Say what a reader of the numbers should know: cut answers and cut prompts above one in a hundred."""
-    warnings = []
-    n = len(answers.prompts)
-    cut = sum(trace.finish_reason in BUDGET_REASONS for trace in answers.traces)
-    if cut > 0.01 * n:
-        warnings.append(f"{cut} of {n} answers were cut by a limit before the model ended them")
-    shortened = sum(prompt.cut > 0 for prompt in answers.prompts)
-    if shortened > 0.01 * n:
-        warnings.append(f"{shortened} of {n} prompts were longer than the model's context and lost their beginning")
-    return tuple(warnings)
+def _prompt_report(
+    evaluation: Evaluation,
+    config: dict[str, Any],
+    lines: list[dict[str, Any]],
+    samples: list[Sample],
+    answers: Answers,
+) -> PromptReport:
+    """Count what is wrong with the prompts: what a reader of the scores should know."""
+    docs = {int(line["doc_id"]): line["doc"] for line in lines}
+    tokenizer = evaluation.opened.tokenizer
+    bos_id, bos = tokenizer.bos_token_id, tokenizer.bos_token
+    return prompt_checks.check(
+        (
+            PromptFacts(
+                text=prompt.text,
+                question=sample.question or None,
+                asked=asked(config, docs[prompt.key.doc_id]),
+                ids=prompt.ids,
+                bos_id=bos_id,
+                finish_reason=trace.finish_reason,
+                cut=prompt.cut,
+                shots=evaluation.prompting.num_fewshot,
+            )
+            for prompt, trace, sample in zip(answers.prompts, answers.traces, samples, strict=True)
+        ),
+        bos_texts=() if bos is None else (str(bos),),
+    )

@@ -9,7 +9,7 @@ task is found by name, loaded with lm-eval's own loader and pointed at local dat
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,14 @@ def task_config(source: Source, prompting: Prompting, decode: Decode) -> dict[st
     """Return the full lm-eval configuration of a dataset's evaluation, budget and shots included."""
     config = load_task(source.task) if source.task else plain_task(source)
     if source.files:
-        config |= {
-            "dataset_path": "json",
-            "dataset_name": None,
-            "dataset_kwargs": {"data_files": {split: str(path) for split, path in source.files.items()}},
-        }
-        if "train" not in source.files:  # shots come from the split that is scored, lm-eval skips the item itself
-            config |= {"training_split": None, "fewshot_split": "test"}
+        config |= _on_files(config, source.files)
+    elif source.hub and config.get("dataset_path") != source.hub:
+        config |= {"dataset_path": source.hub, "dataset_name": None, "dataset_kwargs": None}
     if config.get("repeats", 1) != 1:
         raise EvaluationError(
             f"task {config['task']!r} asks {config['repeats']} answers per question; expected one. Choose another task."
         )
+    _check_shots(config, prompting.num_fewshot)
     config["num_fewshot"] = prompting.num_fewshot
     generation = dict(config.get("generation_kwargs") or {})
     generation["max_gen_toks"] = decode.max_new_tokens
@@ -59,11 +56,92 @@ def task_config(source: Source, prompting: Prompting, decode: Decode) -> dict[st
     return config
 
 
+def _on_files(config: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what points a task at local files: its own names of the splits stay, and its shots where it brings them.
+
+    Without a training file shots come from the split that is scored; lm-eval leaves the item itself out of them.
+    """
+    if config.get("custom_dataset") is not None:
+        raise EvaluationError(f"task {config['task']!r} makes its own data. Leave out `path:`, or choose another task.")
+    scored = config.get("test_split") or config.get("validation_split")
+    if scored is None:
+        raise EvaluationError(
+            f"task {config['task']!r} names no split that is scored (test_split or validation_split). "
+            "Choose another task, or write one into its file."
+        )
+    fewshot = dict(config.get("fewshot_config") or {})
+    training = config.get("training_split") or ("train" if scored != "train" else "training")
+    names = {"train": training, "dev": "dev", "test": scored}
+    data_files = {names[split]: str(path) for split, path in files.items()}
+    shots = fewshot.get("split") or config.get("fewshot_split")
+    if fewshot.get("samples") is None and shots not in data_files:
+        shots = training if "train" in files else scored
+    if "split" in fewshot:
+        fewshot["split"] = shots
+    return {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": data_files},
+        "test_split": scored,
+        **_changed(config, "validation_split", None if config.get("validation_split") not in data_files else ...),
+        **_changed(config, "training_split", training if "train" in files else None),
+        **_changed(config, "fewshot_split", shots),
+        **_changed(config, "fewshot_config", fewshot or None),
+    }
+
+
+def _changed(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    return {} if value is ... or config.get(key) == value else {key: value}
+
+
+def _check_shots(config: Mapping[str, Any], wanted: int) -> None:
+    """Raise EvaluationError where a task brings its worked examples itself, and fewer than are asked for."""
+    samples = (config.get("fewshot_config") or {}).get("samples")
+    there = samples() if callable(samples) else samples
+    if isinstance(there, list) and wanted > len(there):
+        raise EvaluationError(
+            f"task {config['task']!r} brings {len(there)} worked examples; expected at most that many in a prompt, got "
+            f"num_fewshot {wanted}. Use config fewshot_{len(there)}."
+        )
+
+
+def aggregations(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return how lm-eval sums up each metric that a task lists, `mean` or another aggregation's name."""
+    from lm_eval.api.metrics import mean
+    from lm_eval.api.registry import get_metric_aggregation
+
+    found = {}
+    for each in config.get("metric_list") or [{"metric": "exact_match"}]:
+        metric = each["metric"]
+        name = getattr(metric, "__name__", str(metric))
+        how = each["aggregation"] if "aggregation" in each else get_metric_aggregation(name)
+        called = str(getattr(how, "__name__", how))
+        found[name] = "mean" if how in (mean, "mean") else called if called != "mean" else "a mean of its own"
+    return found
+
+
+def asked(config: Mapping[str, Any], doc: Mapping[str, Any]) -> str | None:
+    """Return the question as the task asks it of a document, with whatever passage belongs to it; None if no text."""
+    template = config.get("doc_to_text")
+    if template is None or config.get("use_prompt") is not None:
+        return None
+    text = _rendered(template, doc)
+    return text if isinstance(text, str) else None
+
+
+def _rendered(template: Any, doc: Mapping[str, Any]) -> Any:
+    from lm_eval.utils import apply_template
+
+    if callable(template):
+        return template(doc)
+    return doc[template] if template in doc else apply_template(template, doc)
+
+
 def load_task(name: str) -> dict[str, Any]:
     """Load lm-eval's own configuration of a task, includes resolved.
 
     Raises EvaluationError when the installed lm-eval has no such task, when the task's own code does not load, or when
-    it generates no text.
+    it does anything but generate text.
     """
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -73,13 +151,24 @@ def load_task(name: str) -> dict[str, Any]:
     except Exception as error:  # whatever a task's own Python file does when it is imported
         raise EvaluationError(
             f"task {name!r}: expected {path.name} and its code to load, got {type(error).__name__}: {error}. "
-            "Install what it asks for (`pip install 'lm-eval[math]'` for most tasks with formulas), or choose another."
+            "Install what it asks for (`pip install 'unsay[math]'` for most tasks with formulas), or choose another."
         ) from error
-    if config.get("output_type") != "generate_until":
+    if not isinstance(config.get("task"), str):
+        raise EvaluationError(f"{path}: expected one task with its name behind `task:`, got {config.get('task')!r}.")
+    config.setdefault("output_type", "generate_until")  # as in lm-eval
+    if config["output_type"] != "generate_until":
         raise EvaluationError(
-            f"task {name!r} scores {config.get('output_type')!r}; expected a task that generates text "
+            f"task {name!r} scores {config['output_type']!r}; expected a task that generates text "
             "(output_type: generate_until). Choose another task."
         )
+    refused = {
+        "unsafe_code": "runs the model's code on this machine",
+        "doc_to_image": "shows pictures",
+        "doc_to_audio": "plays sounds",
+    }
+    for key, what in refused.items():
+        if config.get(key):
+            raise EvaluationError(f"task {name!r} {what}; expected one of text alone. Choose another task.")
     return config
 
 
@@ -147,10 +236,6 @@ def question_prompts(source: Source, examples: Sequence[Example]) -> list[str]:
 
     It is the task's own doc_to_text, rendered by lm-eval, so that training and evaluation cannot drift apart.
     """
-    from lm_eval.utils import apply_template
-
     template = question_template(source)
     docs = [{"question": example.question, "answer": example.answer} for example in examples]
-    if callable(template):
-        return [str(template(doc)) for doc in docs]
-    return [str(doc[template]) if template in doc else str(apply_template(template, doc)) for doc in docs]
+    return [str(_rendered(template, doc)) for doc in docs]

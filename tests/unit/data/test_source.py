@@ -197,6 +197,30 @@ def test_an_lm_eval_task_has_no_lines_to_train_on(tmp_path: Path) -> None:
         next(source.examples("train"))
 
 
+@pytest.mark.parametrize(
+    ("names", "scored"),
+    [(["test.jsonl", "train.jsonl"], "test"), (["dev.jsonl", "train.jsonl"], "dev"), (["train.json"], "train")],
+)
+def test_lines_of_a_task_are_left_as_they_are(tmp_path: Path, names: list[str], scored: str) -> None:
+    for name in names:
+        write_lines(tmp_path / "data" / name, [{"problem": name}])
+    source = open_source(Dataset("math", str(tmp_path / "data"), "minerva_math500"), tmp_path / "outputs")
+    assert source.files["test"].stem == scored
+    assert set(source.files) == {"test", "train"} - ({"train"} if scored == "train" else set())
+    assert not (tmp_path / "outputs").exists()
+    with pytest.raises(DataError, match=r"for evaluation only.*`format:`"):
+        next(source.examples("test"))
+
+
+def test_a_single_file_of_a_task_is_what_is_scored(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "math500.jsonl", [{"problem": "2?"}])
+    dataset = Dataset("math", str(file), "minerva_math500")
+    assert open_source(dataset, tmp_path).files == {"test": file}
+    file.unlink()
+    with pytest.raises(DataError, match=r"expected a file or a folder with test\.jsonl at .*math500\.jsonl"):
+        open_source(dataset, tmp_path)
+
+
 def test_generated_data(tmp_path: Path) -> None:
     source = open_source(Dataset("wordproblems", format="wordproblems"), tmp_path)
     assert source.task == "gsm8k"

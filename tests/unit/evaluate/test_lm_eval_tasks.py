@@ -14,7 +14,7 @@ import yaml
 from unsay.data.source import Source
 from unsay.datasets.gsm8k import Gsm8k
 from unsay.errors import EvaluationError
-from unsay.evaluate.lm_eval_tasks import load_task, plain_task, question_prompts, task_config
+from unsay.evaluate.lm_eval_tasks import asked, load_task, plain_task, question_prompts, task_config
 from unsay.metrics import exact_match
 from unsay.records import Example
 from unsay.settings import Decode, Prompting
@@ -145,6 +145,98 @@ def test_a_users_own_task_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("task: mine\noutput_type: generate_until\ndoc_to_text: '{{question}}'\n")
     assert load_task(str(file))["task"] == "mine"
+
+
+def test_a_task_file_need_not_say_that_it_generates_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("task: mine\ndoc_to_text: '{{question}}'\n")
+    assert load_task(str(file))["output_type"] == "generate_until"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("doc_to_text: q\n", "expected one task with its name behind `task:`, got None"),
+        ("group: g\ntask: [a, b]\n", r"expected one task with its name behind `task:`, got \['a', 'b'\]"),
+        ("task: m\nunsafe_code: true\n", "runs the model's code on this machine"),
+        ("task: m\ndoc_to_image: picture\n", "shows pictures; expected one of text alone"),
+    ],
+)
+def test_what_is_no_single_task_of_text_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    with pytest.raises(EvaluationError, match=message):
+        load_task(str(file))
+
+
+# -- other tasks on local lines -----------------------------------------------------
+
+
+def on_files(folder: Path, text: str, *splits: str) -> dict[str, Any]:
+    file = folder / "mine.yaml"
+    file.write_text(f"task: mine\ndataset_path: someone/else\ndataset_name: all\n{text}")
+    source = Source("mine", None, str(file), {split: Path(f"/data/{split}.jsonl") for split in splits}, None)
+    return task_config(source, Prompting(), Decode())
+
+
+@pytest.mark.parametrize(
+    ("task", "splits", "files", "scored", "shots"),
+    [
+        # what is scored has the task's own name for it
+        ("test_split: test\n", ["test"], {"test": "test"}, "test", "test"),
+        ("validation_split: val\n", ["test"], {"val": "test"}, "val", "val"),
+        ("test_split: main\nvalidation_split: val\n", ["test"], {"main": "test"}, "main", "main"),
+        # shots from where the task takes them, from other training lines, else from what is scored
+        ("test_split: test\ntraining_split: auxiliary\n", ["train", "test"],
+         {"auxiliary": "train", "test": "test"}, "test", "auxiliary"),
+        ("test_split: test\nfewshot_split: dev\n", ["dev", "test"], {"dev": "dev", "test": "test"}, "test", "dev"),
+        ("test_split: test\nfewshot_split: dev\n", ["train", "test"],
+         {"train": "train", "test": "test"}, "test", "train"),
+        ("test_split: test\nfewshot_split: dev\n", ["test"], {"test": "test"}, "test", "test"),
+        ("test_split: test\nfewshot_config: {split: dev}\n", ["test"], {"test": "test"}, "test", "test"),
+    ],
+)  # fmt: skip
+def test_local_lines_take_the_place_of_a_tasks_own(
+    tmp_path: Path, task: str, splits: list[str], files: dict[str, str], scored: str, shots: str
+) -> None:
+    config = on_files(tmp_path, task, *splits)
+    assert (config["dataset_path"], config["dataset_name"]) == ("json", None)
+    assert config["dataset_kwargs"] == {"data_files": {name: f"/data/{split}.jsonl" for name, split in files.items()}}
+    assert config["test_split"] == scored
+    assert (config.get("fewshot_config") or {}).get("split", config["fewshot_split"]) == shots
+    named = {key: config.get(key) for key in ("training_split", "validation_split", "fewshot_split")}
+    assert {value for value in named.values() if value is not None} <= set(files)
+
+
+def test_worked_examples_that_a_task_brings_stay(tmp_path: Path) -> None:
+    task = "test_split: test\nfewshot_config: {sampler: first_n, samples: [{q: a}, {q: b}]}\n"
+    config = on_files(tmp_path, task, "test")
+    assert (config["fewshot_config"]["samples"], config.get("fewshot_split")) == ([{"q": "a"}, {"q": "b"}], None)
+    source = Source("mine", None, str(tmp_path / "mine.yaml"), {}, None)
+    assert task_config(source, Prompting(num_fewshot=2), Decode())["num_fewshot"] == 2
+    with pytest.raises(EvaluationError, match=r"brings 2 worked examples.*num_fewshot 3\. Use config fewshot_2"):
+        task_config(source, Prompting(num_fewshot=3), Decode())
+
+
+def test_a_task_without_a_scored_split_takes_no_lines(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="names no split that is scored"):
+        on_files(tmp_path, "training_split: train\n", "test")
+
+
+def test_a_hub_path_is_where_a_tasks_questions_come_from(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: someone/else\ndataset_name: all\ntest_split: test\n")
+    source = Source("mine", Gsm8k(), str(tmp_path / "mine.yaml"), {}, "org/data")
+    config = task_config(source, Prompting(), Decode())
+    assert (config["dataset_path"], config["dataset_name"], config["dataset_kwargs"]) == ("org/data", None, None)
+
+
+def test_a_question_is_what_the_task_asks() -> None:
+    doc = {"question": "{{1}}?", "passage": "P"}
+    assert asked({"doc_to_text": "question"}, doc) == "{{1}}?"
+    assert asked({"doc_to_text": "{{passage}}: {{question}}"}, doc) == "P: {{1}}?"
+    assert asked({"doc_to_text": lambda doc: doc["passage"]}, doc) == "P"
+    assert asked({"doc_to_text": lambda doc: 3}, doc) is None
+    assert asked({"doc_to_text": None}, doc) is None
 
 
 # -- data of the user's own -------------------------------------------------------
