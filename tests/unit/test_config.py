@@ -898,7 +898,9 @@ def test_a_task_with_formulas_names_the_extra_it_needs(
 ) -> None:
     (tasks / "maths" / "any.yaml").write_text("include: _base\ntask: sums_hard\n")
     (tasks / "maths" / "_base").write_text("process_results: !function utils.score\ninclude: any.yaml\n")
-    (tasks / "maths" / "utils.py").write_text("try:\n    from math_verify import parse\nexcept ImportError:\n    raise\n")
+    (tasks / "maths" / "utils.py").write_text(
+        "try:\n    from math_verify import parse\nexcept ImportError:\n    raise\n"
+    )
     (tasks / "maths" / "other.py").write_text("import antlr4\n")
     (tasks / "mine.yaml").write_text("include: maths/any.yaml\ntask: mine\n")
     there: set[str] = set()
@@ -957,7 +959,9 @@ def test_a_written_format_still_converts_for_a_task(load: Load, bad: Bad, tasks:
 
 def test_lines_of_a_task_are_not_trained_on(bad: Bad, tasks: Path, own: Path) -> None:
     (mistake,) = bad(LINES.format("", "sft, config: lora/train"))
-    assert "gives its lines to an lm-eval task as they are, for evaluation only; sft needs one with `format:`" in mistake
+    assert (
+        "gives its lines to an lm-eval task as they are, for evaluation only; sft needs one with `format:`" in mistake
+    )
 
 
 def test_builtin_names_are_sound() -> None:
