@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": BOTTOM,
     # results
     "store": BOTTOM,
-    "report": BOTTOM | {"prompt_checks", "store"},
+    "report": BOTTOM | {"metrics", "prompt_checks", "store"},
     # computing
     "engine": BOTTOM,
     "prompts": BOTTOM | {"models"},

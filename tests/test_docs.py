@@ -52,7 +52,7 @@ ELSEWHERE = {
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
 }
-READING = ("status", "show", "note", "report")
+READING = ("status", "show", "note", "report", "compare")
 """Commands that need a lab to read."""
 
 

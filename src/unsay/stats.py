@@ -24,6 +24,8 @@ EXACT_UP_TO = 20_000
 """Discordant pairs up to which McNemar's tail is summed in whole numbers."""
 DRAWS_AT_ONCE = 2_000_000
 """Indices drawn at once by the bootstrap: bounds its memory, does not change its result."""
+BLOCKS = 20_000
+"""Blocks that the bootstrap draws instead of rows, at least, where there are more than twice as many rows."""
 
 Rows = NDArray[np.float64]
 Statistic = Callable[[Rows], NDArray[np.float64]]
@@ -71,6 +73,42 @@ class Bootstrap:
     stderr: float | None
     low: float | None
     high: float | None
+    n: int
+    resamples: int
+    seed: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests (TOST) of |true difference| < margin; `p` is the larger of their two p-values."""
+
+    margin: float
+    p: float
+    equivalent: bool
+    """p is below alpha: the difference is shown to be smaller than the margin."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two arms to compare: one statistic per seed of each arm, all of the same rows (an arm without seeds has one)."""
+
+    a: tuple[Statistic, ...]
+    b: tuple[Statistic, ...]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Arm b minus arm a, and its spread over seeded resamples; `p` is two-sided, (1 + resamples across 0) counted.
+
+    `stderr`, `low`, `high` and `p` are None for a single item.
+    """
+
+    diff: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    p: float | None
     n: int
     resamples: int
     seed: int
@@ -223,6 +261,89 @@ def smallest_difference(stderr: float, *, alpha: float = 0.05, power: float = 0.
     return (_z(1 - alpha) + NormalDist().inv_cdf(power)) * stderr
 
 
+def equivalence(diff: float, stderr: float, margin: float, *, alpha: float = 0.05) -> Equivalence:
+    """Test whether a true difference is smaller than `margin` in size, by two one-sided z tests (TOST).
+
+    Equivalent at `alpha` where the 1 - 2 · alpha interval diff ± z · stderr lies inside ± margin. Raises DataError for
+    a margin that is not above 0 or a negative standard error.
+    """
+    if not 0 < margin < math.inf:
+        raise DataError(f"equivalence: expected a margin above 0, got {margin}")
+    if not stderr >= 0 or not math.isfinite(diff):
+        raise DataError(f"equivalence: expected a difference and its standard error, got {diff} and {stderr}")
+    if stderr == 0:
+        p = 0.0 if abs(diff) < margin else 1.0
+    else:
+        p = max(_upper_tail((margin - diff) / stderr), _upper_tail((margin + diff) / stderr))
+    return Equivalence(margin, p, p < alpha)
+
+
+def contrasts(
+    rows: Any,
+    wanted: Sequence[Contrast],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> list[Resampled]:
+    """Bootstrap differences between arms over items, and over seeds where an arm has several (hierarchical).
+
+    `rows` and statistics are those of `bootstrap`, `rows` in an order that means the same every time (sorted by item
+    id): the result depends on it and on `seed`, not on what else is in `wanted`. Each resample draws the items once for
+    both arms (paired) and, within each arm, as many seeds as it has. A mean over K drawn seeds spreads by a factor
+    sqrt((K - 1) / K) too little, so its deviation from the mean of all seeds is widened by the inverse (Rao and Wu
+    1988). With few seeds and much training noise the intervals are still a little too narrow. Interval: percentiles;
+    stderr: their sd. Raises DataError for rows that are not a finite table and for an arm without a statistic.
+    """
+    table = _table(rows)
+    if any(not arm for contrast in wanted for arm in (contrast.a, contrast.b)):
+        raise DataError("contrasts: expected at least one statistic on each side, got none")
+    n = len(table)
+    if n == 0:
+        return [Resampled(None, None, None, None, None, 0, resamples, seed, "no items") for _ in wanted]
+    whole = table.sum(axis=0, keepdims=True)
+    values = [float(_over_seeds(one.b, whole)[0] - _over_seeds(one.a, whole)[0]) for one in wanted]
+    if n == 1:
+        reason = "one item has no standard error"
+        return [Resampled(value, None, None, None, None, 1, resamples, seed, reason) for value in values]
+    parts: list[list[Rows]] = [[] for _ in wanted]
+    drawn_seeds = [_drawn_seeds(one, resamples, seed) for one in wanted]
+    start = 0
+    for totals in _resampled_totals(table, resamples, seed):
+        stop = start + len(totals)
+        for found, one, (a, b) in zip(parts, wanted, drawn_seeds, strict=True):
+            found.append(_over_seeds(one.b, totals, b[start:stop]) - _over_seeds(one.a, totals, a[start:stop]))
+        start = stop
+    results = []
+    for value, found in zip(values, parts, strict=True):
+        drawn = np.concatenate(found)
+        low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+        across = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+        p = min(1.0, 2 * (1 + across) / (resamples + 1))
+        stderr = float(drawn.std(ddof=1))
+        results.append(Resampled(value, stderr, float(low), float(high), p, n, resamples, seed))
+    return results
+
+
+def _over_seeds(statistics: Sequence[Statistic], totals: Rows, weights: Rows | None = None) -> Rows:
+    """The mean of an arm's statistics (m,), or with `weights` (m, K) that of the seeds drawn, widened."""
+    values = np.stack([statistic(totals) for statistic in statistics], axis=1)
+    average: Rows = values.mean(axis=1)
+    count = len(statistics)
+    if weights is None or count == 1:
+        return average
+    moved: Rows = (weights * values).sum(axis=1) - average
+    return average + math.sqrt(count / (count - 1)) * moved
+
+
+def _drawn_seeds(contrast: Contrast, resamples: int, seed: int) -> tuple[Rows, Rows]:
+    """How often each seed of both arms is drawn, as shares (resamples, K)."""
+    rng = np.random.default_rng([seed, 1])
+    sizes = len(contrast.a), len(contrast.b)
+    a, b = (rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size for size in sizes)
+    return a, b
+
+
 def bootstrap(
     rows: Any, statistic: Statistic, *, resamples: int = 1000, seed: int = 0, confidence: float = CONFIDENCE
 ) -> Bootstrap:
@@ -232,9 +353,7 @@ def bootstrap(
     serves all resamples. A paired difference is a statistic of both systems' columns side by side. The result depends
     on the seed, not on the order of the items. Raises DataError for rows that are not a finite table.
     """
-    table = np.asarray(rows, dtype=np.float64)
-    if table.ndim != 2 or not np.isfinite(table).all():
-        raise DataError(f"bootstrap: expected finite rows of shape (items, k), got shape {table.shape}")
+    table = _table(rows)
     n = len(table)
     if n == 0:
         return Bootstrap(None, None, None, None, 0, resamples, seed, "no items")
@@ -247,15 +366,38 @@ def bootstrap(
     return Bootstrap(value, float(drawn.std(ddof=1)), float(low), float(high), n, resamples, seed)
 
 
+def _table(rows: Any) -> Rows:
+    table = np.asarray(rows, dtype=np.float64)
+    if table.ndim != 2 or not np.isfinite(table).all():
+        raise DataError(f"bootstrap: expected finite rows of shape (items, k), got shape {table.shape}")
+    return table
+
+
 def _resampled_totals(table: Rows, resamples: int, seed: int) -> Iterable[Rows]:
-    n = len(table)
+    """Draw as many rows as there are, with replacement, again and again; give their sums.
+
+    From 2 · `BLOCKS` rows on, what is drawn are blocks of n // `BLOCKS` rows put together at random once, and single
+    rows for what is left over by n: sums of independent rows spread as the rows do, so the error has the same
+    expectation; that some rows always come together moves it by about 1 / sqrt(2 · blocks), under 1 %, less than 1,000
+    resamples do. The work stays that of 40,000 rows at most.
+    """
     rng = np.random.default_rng(seed)
+    size = max(1, len(table) // BLOCKS)
+    left = len(table) % size
+    blocks = table
+    if size > 1:
+        mixed = table[rng.permutation(len(table))]
+        blocks = mixed[: len(table) - left].reshape(-1, size, table.shape[1]).sum(axis=1)
+    n = len(blocks)
     step = max(1, DRAWS_AT_ONCE // n)
     for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        draws = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)  # how often each item was drawn
-        yield times.astype(np.float64) @ table
+        count = min(step, resamples - start)
+        draws = rng.integers(0, n, size=(count, n)) + n * np.arange(count)[:, None]
+        times = np.bincount(draws.ravel(), minlength=count * n).reshape(count, n)  # how often each was drawn
+        totals: Rows = times.astype(np.float64) @ blocks
+        if left:
+            totals += table[rng.integers(0, len(table), size=(count, left))].sum(axis=1)
+        yield totals
 
 
 def _two_tails(k: int, n: int) -> float:
@@ -282,6 +424,11 @@ def _normal_interval(
     half = _z(confidence) * stderr
     lowest, highest = bounds if bounds is not None else (-math.inf, None)
     return max(lowest, value - half), min(math.inf if highest is None else highest, value + half)
+
+
+def _upper_tail(z: float) -> float:
+    """P(Z >= z), accurate far out."""
+    return 0.5 * math.erfc(z / math.sqrt(2))
 
 
 def _z(confidence: float) -> float:

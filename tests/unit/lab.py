@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unsay.records import Attempt, Counts, ExperimentRecord, Key, MetricValue, Prompt, Trace
-from unsay.store import layout, write
+from unsay.records import (
+    Attempt,
+    Counts,
+    ExperimentRecord,
+    ItemScores,
+    Key,
+    MetricValue,
+    Prompt,
+    Trace,
+    short_hash,
+)
+from unsay.store import layout, read, write
 from unsay.undo import Action, UndoTable
 
 UNDO, END = 9, 2
@@ -31,12 +41,15 @@ class Arm:
     limit: int | None = None
     status: str = "completed"
     seed: int = 0
+    seeded: bool = False
+    """The seed was written: it has a folder of its own, and other answers."""
 
     @property
     def folder(self) -> str:
         harness = f"{layout.HARNESS}/" if self.method == "vanilla" else ""
+        seed = f"/seed_{self.seed}" if self.seeded else ""
         limited = f"/{layout.LIMIT_PREFIX}{self.limit}" if self.limit else ""
-        return f"{self.model}/gsm8k/{self.method}/{harness}{self.config}{limited}"
+        return f"{self.model}/gsm8k/{self.method}/{harness}{self.config}{seed}{limited}"
 
 
 ARMS = (
@@ -65,12 +78,46 @@ def make(output_dir: Path, arm: Arm) -> Path:
         name = "samples_gsm8k_2025-10-03T16-58-48.072096.jsonl"
         write.write_bytes(folder / name, b"".join(_samples(scores)))
         write.write_json(folder / "results_2025-10-03T16-58-48.072096.json", {"results": {}})
-        write.write_text(folder / layout.PREDICTIONS, "{}\n")
+        write_items(folder, scores)
         write.write_json(folder / layout.METRICS, {"schema": 1, "n": len(scores), "metrics": _metrics(arm, scores)})
         record = replace(record, files={"samples": name, "predictions": layout.PREDICTIONS})
         make_traces(folder)
     write.write_json(folder / layout.EXPERIMENT, record.to_json())
     return folder
+
+
+def write_items(folder: Path, right: list[bool]) -> None:
+    """Write scores.jsonl and generated_predictions.jsonl of answers that are right or wrong."""
+    lines, answers = [], []
+    apart = 0.0
+    spread = random.Random(repr(right))
+    for item, is_right in enumerate(right):
+        apart = -apart if item % 2 else round(spread.uniform(-30, 30), 2)  # pairs balance: the means are known
+        scores = {
+            "exact_match_strict": 100.0 * is_right,
+            "exact_match_flexible": 100.0 * is_right,
+            "bleu4_lf": 34.08 + apart,
+            "sampled_tokens": 120.0 + apart,
+        }
+        question, label = f"Question {item}?", f"So it is {item}.\n#### {item}"
+        lines.append(ItemScores(str(item), short_hash(question), short_hash(label), scores).to_json())
+        answers.append({"prompt": question, "predict": label if is_right else "#### no", "label": label})
+    for name, content in ((layout.SCORES, lines), (layout.PREDICTIONS, answers)):
+        write.write_bytes(folder / name, b"".join(map(write.json_line, content)))
+
+
+def set_right(folder: Path, right: list[bool]) -> None:
+    """Replace the answers of a fabricated experiment, on disk in all places that hold them."""
+    write_items(folder, right)
+    (path,) = folder.glob("samples_*")
+    write.write_bytes(path, b"".join(_samples(right)))
+    write.write_json(folder / layout.METRICS, {"schema": 1, "n": len(right), "metrics": _metrics(Arm(""), right)})
+
+
+def change_record(folder: Path, **changes: Any) -> None:
+    record = read.record(folder)
+    assert record is not None
+    write.write_json(folder / layout.EXPERIMENT, replace(record, **changes).to_json())
 
 
 def record_of(arm: Arm) -> ExperimentRecord:
@@ -127,7 +174,7 @@ def make_traces(folder: Path) -> None:
 def _scores(arm: Arm) -> list[bool]:
     # One draw per item, shared by all arms: systems agree on easy and hard items, as they do in life.
     items = arm.limit or ITEMS
-    own = random.Random(repr((arm.model, arm.method, arm.config)))
+    own = random.Random(repr((arm.model, arm.method, arm.config, *([arm.seed] if arm.seeded else []))))
     ease = random.Random(0)
     return [0.7 * ease.random() + 0.3 * own.random() < arm.right for _ in range(items)]
 

@@ -19,10 +19,11 @@ from urllib.parse import quote
 
 from unsay.errors import StoreError
 from unsay.records import Attempt, ExperimentRecord, MetricValue
-from unsay.report import prompt, tables
+from unsay.report import numbers, prompt, tables
 from unsay.report.escape import html, shortened
 from unsay.report.escape import markdown as esc
-from unsay.report.tables import BLEU, FLEXIBLE, LABELS, ROUGE, STRICT, Difference, Row
+from unsay.report.names import COLUMNS, in_order, label
+from unsay.report.tables import Difference, Row, SeedRow
 from unsay.store import layout, read, write
 from unsay.store.read import Entry
 
@@ -41,7 +42,7 @@ _DIFFERENCES = (
     "| Experiment | Against | EM (strict), difference | 95 % interval "
     "| Only this one right | Only the other right | p | p (Holm) |"
 )
-_COLUMNS = (STRICT, FLEXIBLE, BLEU, ROUGE)
+_SEEDS = "| Experiments | Model | Dataset | Method | Config | Seeds | EM (strict) | EM (flex) | BLEU | ROUGE-L |"
 _METHODS = {"vanilla": "vanilla (the model as it is)", "sft": "sft (supervised fine-tuning)"}
 
 
@@ -79,6 +80,7 @@ def render(entries: Sequence[Entry], existing_text: str | None, output_dir: Path
     sections = [
         _Section("# Experiments"),
         _Section(_RESULTS, _results(whole)),
+        *([_Section("### Seeds", _seeds(seeds))] if (seeds := tables.seed_rows(whole)) else []),
         *([_Section("### Limited Runs", _limited(limited))] if limited else []),
         _Section("### Metrics Legend", _legend(rows)),
         _Section("## Comparisons", _comparisons(whole)),
@@ -180,7 +182,7 @@ def _n_of_total(row: Row) -> str:
 
 
 def _result_row(row: Row, *items: str) -> str:
-    values = [_value(row.metric(name)) for name in _COLUMNS]
+    values = [numbers.of(row.metric(name)) for name in COLUMNS]
     return _line([esc(row.name), esc(row.model), esc(row.dataset), esc(row.method), *items, *values, _notes(row)])
 
 
@@ -190,10 +192,21 @@ def _notes(row: Row) -> str:
     return esc(row.notes)
 
 
-def _value(value: MetricValue | None) -> str:
-    if value is None or value.value is None:
-        return "-"
-    return f"{value.value:.2f}" + (f" ± {value.stderr:.2f}" if value.stderr is not None else "")
+def _seeds(rows: Sequence[SeedRow]) -> list[str]:
+    lines = [
+        "",
+        "Experiments that finished with several seeds: mean ± standard deviation over seeds. That is the noise of "
+        "training and sampling, not the standard error of the table above.",
+        "",
+        _SEEDS,
+        _ruler(_SEEDS),
+    ]
+    for row in rows:
+        record = row.record
+        cells = [", ".join(entry.name for entry in row.entries), record.model, record.dataset, record.method]
+        values = [numbers.shown(*row.metrics.get(name, (None, None))) for name in COLUMNS]
+        lines.append(_line([*map(esc, [*cells, record.config]), str(len(row.seeds)), *values]))
+    return lines
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
@@ -213,14 +226,9 @@ def _legend(rows: Sequence[Row]) -> list[str]:
     ]
     if found:
         lines += ["", "Definitions behind the numbers of this page:", ""]
-        for name in _in_order(found):
-            lines.append(f"- **{esc(LABELS.get(name, name))}**, {_code(name)}: " + "; or ".join(map(esc, found[name])))
+        for name in in_order(found):
+            lines.append(f"- **{esc(label(name))}**, {_code(name)}: " + "; or ".join(map(esc, found[name])))
     return lines
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    known = list(LABELS)
-    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 # -- comparisons ------------------------------------------------------------------
@@ -234,8 +242,10 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         header = _DIFFERENCES
         lines += [
             "",
-            "Paired on the same items, in points ± standard error of the paired difference; p is McNemar's exact test, "
-            f"then adjusted for all comparisons on the same items. Below {tables.ALPHA} counts as beyond chance.",
+            "Paired on the same items: the experiment minus the one it stands against, in points ± standard error of "
+            f"the paired difference; p is McNemar's exact test{_of_seeds(found)}, then adjusted for all comparisons on "
+            f"the same items. Below {tables.ALPHA} counts as beyond chance. `unsay compare` has every metric, and the "
+            "items that were gained and lost.",
             "",
             header,
             _ruler(header),
@@ -250,14 +260,20 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _of_seeds(found: Sequence[Difference]) -> str:
+    if not any(one.baseline.is_group or one.other.is_group for one in found):
+        return ""
+    return " (with several seeds: a bootstrap over seeds and items)"
+
+
 def _difference_row(one: Difference) -> str:
-    size = "-" if one.diff is None else f"{one.diff:+.2f}" + (f" ± {one.stderr:.2f}" if one.stderr is not None else "")
-    interval = "-" if one.low is None or one.high is None else f"{one.low:+.2f} to {one.high:+.2f}"
-    p, adjusted = (f"{value:.2g}" for value in (one.p, one.p_holm))
+    size = numbers.shown(one.diff, one.stderr, signed=True)
+    interval = numbers.interval(one.low, one.high, signed=True)
+    p, adjusted = numbers.p_value(one.p), numbers.p_value(one.p_holm)
     if one.beyond_chance:
         adjusted = f"**{adjusted}**"
-    cells = [esc(one.other.name), esc(one.baseline.name), size, interval]
-    return _line([*cells, str(one.only_other), str(one.only_baseline), p, adjusted])
+    counts = [numbers.NOTHING if count is None else str(count) for count in (one.only_other, one.only_baseline)]
+    return _line([esc(one.other.name), esc(one.baseline.name), size, interval, *counts, p, adjusted])
 
 
 def _difference_note(one: Difference) -> str:
@@ -343,7 +359,7 @@ def _details(row: Row, place: Path) -> list[str]:
     if row.metrics:
         undo = tables.undo_names(row)
         hidden = {name for name, value in row.metrics.items() if value.definition.startswith("unsay undo")} - {*undo}
-        shown = [name for name in _in_order(row.metrics) if name not in hidden]
+        shown = [name for name in in_order(row.metrics) if name not in hidden]
         lines += ["", "| Metric | Value | 95 % interval | Items | Remark |", "|---|---|---|---|---|"]
         lines += [_metric_row(name, row.metrics[name]) for name in shown]
     return lines + _first_prompt(row.entry)
@@ -368,8 +384,8 @@ def _first_prompt(entry: Entry) -> list[str]:
 
 
 def _metric_row(name: str, value: MetricValue) -> str:
-    interval = "-" if value.low is None or value.high is None else f"{value.low:.2f} to {value.high:.2f}"
-    return _line([esc(LABELS.get(name, name)), _value(value), interval, str(value.n), esc(value.reason or "")])
+    interval = numbers.interval(value.low, value.high)
+    return _line([esc(label(name)), numbers.of(value), interval, str(value.n), esc(value.reason or "")])
 
 
 def _undone(record: ExperimentRecord) -> bool:

@@ -10,44 +10,24 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unsay.errors import StoreError
 from unsay.records import ExperimentRecord, MetricValue
+from unsay.report import differing, numbers
+from unsay.report.differing import flat as flat
+from unsay.report.names import ALWAYS_SHOWN, COLUMNS, is_undo_measure, label
+from unsay.report.names import BLEU as BLEU
+from unsay.report.names import FLEXIBLE as FLEXIBLE
+from unsay.report.names import LABELS as LABELS
+from unsay.report.names import ROUGE as ROUGE
+from unsay.report.names import STRICT as STRICT
+from unsay.report.numbers import ALPHA as ALPHA
 from unsay.store import layout, read
 from unsay.store.read import Entry, Progress
 
-STRICT, FLEXIBLE = "exact_match_strict", "exact_match_flexible"
-BLEU, ROUGE = "bleu4_lf", "rouge_l_lf"
-
-LABELS: Mapping[str, str] = {
-    STRICT: "EM (strict)",
-    FLEXIBLE: "EM (flex)",
-    BLEU: "BLEU-4 (LLaMA-Factory)",
-    "rouge_1_lf": "ROUGE-1 (LLaMA-Factory)",
-    "rouge_2_lf": "ROUGE-2 (LLaMA-Factory)",
-    ROUGE: "ROUGE-L (LLaMA-Factory)",
-    "bleu": "BLEU (sacreBLEU)",
-    "rouge_l": "ROUGE-L (rouge-score)",
-    "sampled_tokens": "Sampled tokens per answer",
-    "truncated": "Answers ended by a limit (%)",
-    "undo_rate_token": "Undo tokens (% of sampled)",
-    "undo_per_answer": "Undos per answer",
-    "undo_answers": "Answers with an undo (%)",
-    "episodes_per_answer": "Undo episodes per answer",
-    "undo_run_length": "Undos per episode",
-    "undo_depth": "Tokens left after an episode",
-    "undo_first_position": "Position of the first undo",
-    "waste": "Tokens spent on what was taken back (%)",
-    "underflow_per_answer": "Undos with nothing to take back, per answer",
-    "undo_left": "Undo tokens left in answers",
-}
-ALWAYS_SHOWN = ("sampled_tokens", "truncated")
-"""Measures of the undo family that say something about answers without any undo too."""
-
-ALPHA = 0.05
-# lm-eval's names of the filters behind our exact match.
-_FILTERS = {STRICT: "strict-match", FLEXIBLE: "flexible-extract"}
+if TYPE_CHECKING:
+    from unsay.report.compare import Run, Side
 
 
 @dataclass(frozen=True)
@@ -104,22 +84,24 @@ class Row:
 class Difference:
     """One paired comparison on the same items: `other` minus `baseline`, in points of the page's 0-100 scale.
 
-    `p` is McNemar's exact p, `p_holm` the same adjusted for the `family` comparisons made on these items; `arms` says
-    how the two evaluations were set up differently.
+    A side is one experiment or all its seeds. `p` is McNemar's exact p (of a hierarchical bootstrap where a side has
+    several seeds: `test` says which), `p_holm` the same adjusted for the `family` comparisons made on these items;
+    `arms` says how the two evaluations were set up differently.
     """
 
-    baseline: Entry
-    other: Entry
+    baseline: Side
+    other: Side
     metric: str
     n: int
     diff: float | None
     stderr: float | None
     low: float | None
     high: float | None
-    only_baseline: int
-    only_other: int
+    only_baseline: int | None
+    only_other: int | None
     p: float
     p_holm: float
+    test: str
     family: int
     smallest: float | None
     """Smallest true difference this pair would have found four times in five."""
@@ -134,9 +116,36 @@ class Difference:
         return {
             "baseline": self.baseline.name,
             "other": self.other.name,
+            "baseline_experiments": [run.name for run in self.baseline.runs],
+            "other_experiments": [run.name for run in self.other.runs],
             **plain,
             "beyond_chance": self.beyond_chance,
             "arms": list(self.arms),
+        }
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """Several finished seeds of one experiment: mean and standard deviation over seeds of each metric of the page.
+
+    A metric that is not defined alike in all of them, or has no value in one, is left out.
+    """
+
+    entries: tuple[Entry, ...]
+    record: ExperimentRecord
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, tuple[float, float | None]]
+
+    def to_json(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "experiments": [entry.name for entry in self.entries],
+            "model": record.model,
+            "dataset": record.dataset,
+            "method": record.method,
+            "config": record.config,
+            "seeds": list(self.seeds),
+            "metrics": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in self.metrics.items()},
         }
 
 
@@ -154,7 +163,7 @@ def row(entry: Entry, *, live: bool = True) -> Row:
     problem, values, progress, liveness = None, {}, None, None
     if record.status == "completed":
         try:
-            values = read.metrics(entry.folder)
+            values = {name: numbers.believable(value) for name, value in read.metrics(entry.folder).items()}
         except StoreError as error:
             problem = str(error)
     elif record.status == "running" and live:
@@ -183,16 +192,12 @@ def items_of(row: Row) -> tuple[int | None, int | None]:
     """Return how many items were scored, and how many the whole split has; None where that is not known."""
     scored = max((value.n for value in row.metrics.values()), default=0) or None
     record = row.entry.record
-    total = record.items if record else None
-    if record and record.limit is not None and (total is None or total <= record.limit):
-        known = record.facts.get("total")
-        total = known if isinstance(known, int) else None
-    return scored, total
+    return scored, differing.total_items(record) if record else None
 
 
 def undo_names(row: Row) -> tuple[str, ...]:
     """Return the undo measures worth showing: all of them where an answer could have used one."""
-    names = [name for name, value in row.metrics.items() if value.definition.startswith("unsay undo")]
+    names = [name for name, value in row.metrics.items() if is_undo_measure(value.definition)]
     table = row.entry.record.facts.get("undo_table") if row.entry.record else None
     used = row.metric("undo_rate_token")
     if (isinstance(table, dict) and table.get("controls")) or (used is not None and used.value):
@@ -223,14 +228,38 @@ def result_files(entry: Entry) -> dict[str, Path]:
     return {kind: path for kind, path in wanted.items() if path is not None and path.is_file()}
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict) and item:
-            found |= flat(item, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = item
+def seed_rows(rows: Sequence[Row]) -> list[SeedRow]:
+    """Return the experiments that finished with two seeds or more, in the order of their first seeds.
+
+    Two results of one seed are no two seeds: such experiments have no line.
+    """
+    from unsay.report import compare
+
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row.status == "completed" and row.entry.record is not None:
+            groups.setdefault(compare.seed_key(row.entry), []).append(row)
+    found = []
+    for group in groups.values():
+        seeds = [row.seed for row in group]
+        if 1 < len(seeds) == len(set(seeds)):
+            ordered = sorted(group, key=lambda row: row.seed)
+            record = ordered[0].entry.record
+            assert record is not None
+            found.append(
+                SeedRow(tuple(row.entry for row in ordered), record, tuple(sorted(seeds)), _over_seeds(ordered))
+            )
+    return found
+
+
+def _over_seeds(rows: Sequence[Row]) -> dict[str, tuple[float, float | None]]:
+    from unsay.report import compare
+
+    found = {}
+    for name in COLUMNS:
+        values = [value for row in rows if (value := row.metric(name)) is not None and value.value is not None]
+        if len(values) == len(rows) and len({value.definition for value in values}) == 1:
+            found[name] = compare.seeds_of([value.value for value in values if value.value is not None])
     return found
 
 
@@ -240,50 +269,33 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(entries: Iterable[Entry], metric: str = STRICT) -> list[Difference]:
     """Compare experiments that finished on the same items: each with the baseline of its model.
 
-    The baseline is the first fine-tuning without undo, else the first vanilla run. Vanilla runs of one config on
-    several models are compared too, with the first of them. Experiments are on the same items when dataset, item
-    numbers, gold answers and the metric's definition agree; McNemar's p is adjusted (Holm) within each such group.
+    Seeds of one experiment are compared together. The baseline is the first fine-tuning without undo, else the first
+    vanilla run. Vanilla runs of one config on several models are compared too, with the first of them. Experiments are
+    on the same items when dataset, item ids, gold answers and the metric's definition agree; p is adjusted (Holm)
+    within each such group.
     """
-    found: list[Difference] = []
-    for group in _groups(entries, metric):
-        pairs = _pairs([entry for entry, _ in group])
-        scores = {id(entry): scored for entry, scored in group}
-        found += _compare([(a, b, scores[id(a)], scores[id(b)]) for a, b in pairs], metric)
-    return found
+    return [one for group in _groups(entries, metric)[0] for one in _compare(_pairs(group), metric)]
 
 
 def uncompared(entries: Iterable[Entry], metric: str = STRICT) -> list[tuple[Entry, str]]:
     """Return the completed experiments that `differences` has nothing to compare with, each with the reason."""
-    entries = [entry for entry in entries if _completed(entry)]
-    grouped = {id(entry): len(group) for group in _groups(entries, metric) for entry, _ in group}
-    left: list[tuple[Entry, str]] = []
-    for entry in entries:
-        size = grouped.get(id(entry))
-        if size is None:
-            left.append((entry, f"no {LABELS.get(metric, metric)} per item on disk (a samples file of lm-eval)"))
-        elif size == 1:
-            left.append((entry, "no other experiment was scored on the same items in the same way"))
-    return left
-
-
-def item_scores(entry: Entry, metric: str = STRICT) -> dict[int, tuple[str, float]]:
-    """Return gold answer and score (0-1, mean over repeats) of every item; empty where none are on disk."""
-    wanted = _FILTERS[metric]
-    found: dict[int, tuple[str, list[float]]] = {}
-    for line in read.samples(entry.folder, entry.record):
-        score = line.get("exact_match")
-        if line.get("filter") != wanted or not isinstance(score, int | float) or "doc_id" not in line:
-            continue
-        target = line.get("target_hash") if line.get("target") is None else line["target"]
-        found.setdefault(int(line["doc_id"]), (str(target), []))[1].append(float(score))
-    return {item: (target, sum(values) / len(values)) for item, (target, values) in sorted(found.items())}
+    groups, left = _groups(entries, metric)
+    for group in groups:
+        paired = {id(side) for pair in _pairs(group) for side in pair}
+        alone = [side for side in group if id(side) not in paired]
+        if len(group) == 1:
+            reason = "no other experiment was scored on the same items in the same way"
+        else:
+            reason = "no other experiment of its model on these items; `unsay compare` compares it with any other"
+        left += [(run.entry, reason) for side in alone for run in side.runs]
+    return sorted(left, key=lambda one: read.natural(one[0].name))
 
 
 def headline(found: Sequence[Difference]) -> str:
     """Say in one sentence what differs beyond chance and what does not."""
     if not found:
         return "No two experiments have finished on the same items yet, so nothing can be compared."
-    metric = LABELS.get(found[0].metric, found[0].metric)
+    metric = label(found[0].metric)
     names = short_names(found)
     if len(found) == 1:
         one = found[0]
@@ -291,13 +303,15 @@ def headline(found: Sequence[Difference]) -> str:
         if one.beyond_chance:
             word = "higher" if (one.diff or 0) > 0 else "lower"
             size = _points(one, signed=False)
-            return f"{metric} of {first} is {size} points {word} than that of {second}, {_p(one.p_holm)}."
-        return (
-            f"{metric} of {first} and {second} does not differ beyond chance: {_points(one)} points, {_p(one.p_holm)}."
-        )
+            return f"{metric} of {first} is {size} points {word} than that of {second}, {numbers.p_words(one.p_holm)}."
+        said = f"{_points(one)} points, {numbers.p_words(one.p_holm)}"
+        return f"{metric} of {first} and {second} does not differ beyond chance: {said}."
 
     def listed(items: list[Difference]) -> str:
-        texts = [f"{names[id(d.other)]} against {names[id(d.baseline)]} ({_points(d)}, {_p(d.p_holm)})" for d in items]
+        texts = [
+            f"{names[id(d.other)]} against {names[id(d.baseline)]} ({_points(d)}, {numbers.p_words(d.p_holm)})"
+            for d in items
+        ]
         shown, more = texts[:6], len(texts) - 6
         return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
@@ -311,18 +325,22 @@ def headline(found: Sequence[Difference]) -> str:
 
 
 def short_names(found: Sequence[Difference]) -> dict[int, str]:
-    """Name the compared experiments as briefly as their differences allow, keyed by id() of the entry."""
-    entries = {id(entry): entry for one in found for entry in (one.baseline, one.other)}
+    """Name the compared sides as briefly as their differences allow, keyed by id() of the side."""
+    sides = {id(side): side for one in found for side in (one.baseline, one.other)}
     forms = (
         lambda record: record.config,
         lambda record: f"{record.model} {record.config}",
         lambda record: f"{record.model} {record.config} seed {record.seed}",
     )
     for form in forms:
-        names = {key: form(entry.record) for key, entry in entries.items() if entry.record is not None}
-        if len(set(names.values())) == len(entries):
-            return names
-    return {key: entry.name for key, entry in entries.items()}
+        names = {key: form(side.record) for key, side in sides.items()}
+        if len(set(names.values())) == len(sides):
+            return {key: name + _seeds_in_brackets(sides[key]) for key, name in names.items()}
+    return {key: side.name for key, side in sides.items()}
+
+
+def _seeds_in_brackets(side: Side) -> str:
+    return f" ({len(side.runs)} seeds)" if side.is_group else ""
 
 
 def has_undo_data(record: ExperimentRecord) -> bool:
@@ -337,107 +355,116 @@ def _completed(entry: Entry) -> bool:
     return entry.record is not None and entry.record.status == "completed"
 
 
-def _groups(entries: Iterable[Entry], metric: str) -> list[list[tuple[Entry, list[float]]]]:
-    """Group completed experiments by what was asked and how it was scored; scores in the order of the items."""
-    groups: dict[Any, list[tuple[Entry, list[float]]]] = {}
+def _groups(entries: Iterable[Entry], metric: str) -> tuple[list[list[Side]], list[tuple[Entry, str]]]:
+    """Group completed experiments by what was asked and how it was scored, and the seeds of one into a side.
+
+    Also returns the experiments without scores, each with the reason.
+    """
+    from unsay.report import compare
+    from unsay.report.compare import Side
+
+    groups: dict[Any, list[list[Run]]] = {}
+    left: list[tuple[Entry, str]] = []
     for entry in entries:
         if entry.record is None or not _completed(entry):
             continue
         try:
-            scores = item_scores(entry, metric)
-            value = read.metrics(entry.folder).get(metric)
+            run = compare.load(entry)
         except (StoreError, ValueError, OSError):
+            left.append((entry, f"no {label(metric)} per item on disk (scores.jsonl, or a samples file of lm-eval)"))
             continue
-        if scores:
-            definition = value.definition if value else None
-            key = (entry.record.dataset, definition, tuple((item, gold) for item, (gold, _) in scores.items()))
-            groups.setdefault(key, []).append((entry, [score for _, score in scores.values()]))
-    return list(groups.values())
+        if metric not in run.scores:
+            left.append((entry, f"no {label(metric)} per item on disk (scores.jsonl, or a samples file of lm-eval)"))
+            continue
+        scored = tuple(sorted((item, label) for item, (_, label) in run.items.items()))
+        alike = groups.setdefault((entry.record.dataset, run.definition(metric), scored), [])
+        # gold answers may agree where questions do not
+        group = next((each for each in alike if compare.why_not(Side((each[0],)), Side((run,))) is None), None)
+        if group is None:
+            alike.append([run])
+        else:
+            group.append(run)
+    return [_sides(group) for alike in groups.values() for group in alike], left
 
 
-def _pairs(group: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    by_model: dict[str, list[Entry]] = {}
-    by_config: dict[str, list[Entry]] = {}
-    for entry in group:
-        assert entry.record is not None
-        by_model.setdefault(entry.record.model, []).append(entry)
-        if entry.record.method == "vanilla":
-            by_config.setdefault(entry.record.config, []).append(entry)
-    pairs: list[tuple[Entry, Entry]] = []
-    for entries in by_model.values():
-        baseline = min(entries, key=_baseline_rank)  # the first of the best rank
-        pairs += [(baseline, other) for other in entries if other is not baseline]
+def _sides(runs: Sequence[Run]) -> list[Side]:
+    """Put the seeds of one experiment together, where the first of them stands."""
+    from unsay.report.compare import Side, seed_key
+
+    by_key: dict[Any, list[Run]] = {}
+    for run in runs:
+        by_key.setdefault(seed_key(run.entry), []).append(run)
+    found: list[Side] = []
+    for each in by_key.values():
+        seeds = {run.record.seed for run in each}
+        if len(seeds) == len(each):
+            found.append(Side(tuple(sorted(each, key=lambda run: run.record.seed))))
+        else:
+            found += [Side((run,)) for run in each]
+    return found
+
+
+def _pairs(group: Sequence[Side]) -> list[tuple[Side, Side]]:
+    by_model: dict[str, list[Side]] = {}
+    by_config: dict[str, list[Side]] = {}
+    for side in group:
+        by_model.setdefault(side.record.model, []).append(side)
+        if side.record.method == "vanilla":
+            by_config.setdefault(side.record.config, []).append(side)
+    pairs: list[tuple[Side, Side]] = []
+    for sides in by_model.values():
+        baseline = min(sides, key=_baseline_rank)  # the first of the best rank
+        pairs += [(baseline, other) for other in sides if other is not baseline]
     for first, *others in by_config.values():
-        pairs += [(first, o) for o in others if o.record and first.record and o.record.model != first.record.model]
+        pairs += [(first, other) for other in others if other.record.model != first.record.model]
     return pairs
 
 
-def _baseline_rank(entry: Entry) -> int:
-    record = entry.record
-    if record is not None and record.method == "sft" and not has_undo_data(record):
+def _baseline_rank(side: Side) -> int:
+    record = side.record
+    if record.method == "sft" and not has_undo_data(record):
         return 0
-    return 1 if record is not None and record.method == "vanilla" else 2
+    return 1 if record.method == "vanilla" else 2
 
 
-def _compare(pairs: Sequence[tuple[Entry, Entry, list[float], list[float]]], metric: str) -> list[Difference]:
+def _compare(pairs: Sequence[tuple[Side, Side]], metric: str) -> list[Difference]:
     if not pairs:
         return []
     from unsay import stats
+    from unsay.report import compare
 
-    tests = [stats.mcnemar(*stats.discordant(b, a)) for _, _, a, b in pairs]
-    adjusted = stats.holm([test.p for test in tests])
+    results = []
+    for baseline, other in pairs:
+        items = compare.common_items(baseline, other)
+        results += compare.results_of(baseline, other, [metric], items, resample=False)
+    p_values = [1.0 if result.p is None else result.p for result in results]
     found = []
-    for (baseline, other, a, b), test, p_holm in zip(pairs, tests, adjusted, strict=True):
-        paired = stats.paired_difference([100 * score for score in b], [100 * score for score in a])
+    for (baseline, other), result, p, p_holm in zip(pairs, results, p_values, stats.holm(p_values), strict=True):
+        counts = [None if items is None else len(items) for items in (result.only_baseline, result.only_other)]
         found.append(
             Difference(
                 baseline=baseline,
                 other=other,
                 metric=metric,
-                n=paired.n,
-                diff=paired.diff,
-                stderr=paired.stderr,
-                low=paired.low,
-                high=paired.high,
-                only_baseline=test.only_b,
-                only_other=test.only_a,
-                p=test.p,
+                n=result.n,
+                diff=result.diff,
+                stderr=result.stderr,
+                low=result.low,
+                high=result.high,
+                only_baseline=counts[0],
+                only_other=counts[1],
+                p=p,
                 p_holm=p_holm,
+                test=result.test,
                 family=len(pairs),
-                smallest=stats.smallest_difference(paired.stderr) if paired.stderr else None,
-                arms=_arms(baseline.record, other.record),
+                smallest=result.smallest,
+                arms=differing.arms(baseline.record, other.record, seeds=not (baseline.is_group or other.is_group)),
             )
         )
     return found
 
 
-def _arms(a: ExperimentRecord | None, b: ExperimentRecord | None) -> tuple[str, ...]:
-    """Say how two evaluations were set up differently: prompts, decoding; and whether model or training differ."""
-    if a is None or b is None:
-        return ()
-    left, right = (record.spec.get("settings") for record in (a, b))
-    if not isinstance(left, dict) or not isinstance(right, dict):
-        return ("settings unknown",)
-    words = [f"model {b.model} instead of {a.model}"] if a.model != b.model else []
-    for part in ("prompting", "decode"):
-        one, two = (flat(side.get(part) or {}) for side in (left, right))
-        for name in sorted({*one, *two}):
-            if one.get(name) != two.get(name):
-                words.append(f"{name} {two.get(name)} instead of {one.get(name)}")
-    for part, word in (("training", "training"), ("undo", "undo data")):
-        if left.get(part) != right.get(part):
-            words.append(f"another {word}" if left.get(part) and right.get(part) else f"{word} in only one")
-    if a.seed != b.seed:
-        words.append(f"seed {b.seed} instead of {a.seed}")
-    return tuple(words)
-
-
 def _points(one: Difference, *, signed: bool = True) -> str:
     if one.diff is None:
         return "unknown"
-    size = f"{one.diff:+.1f}" if signed else f"{abs(one.diff):.1f}"
-    return size + (f" ± {one.stderr:.1f}" if one.stderr is not None else "")
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return numbers.shown(one.diff if signed else abs(one.diff), one.stderr, digits=1, signed=signed)

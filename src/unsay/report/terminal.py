@@ -6,19 +6,22 @@ console().print(experiments(rows))
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from unsay.records import MetricValue
-from unsay.report import tables
+from unsay.report import numbers, tables
 from unsay.report.escape import line, shortened, terminal
-from unsay.report.tables import BLEU, FLEXIBLE, LABELS, ROUGE, STRICT, Difference, Row
+from unsay.report.names import COLUMNS, SHORT, label
+from unsay.report.tables import Difference, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from unsay.report.compare import Comparison
+    from unsay.report.sheets import Sheet
     from unsay.report.trace import Token
 
 _STATUS_STYLES = {"completed": "green", "running": "cyan", "failed": "red", "unreadable": "red", "cancelled": "yellow"}
@@ -42,9 +45,8 @@ def experiments(rows: Sequence[Row]) -> Table:
     if any(row.entry.limit is not None for row in rows):
         columns.append("Items")
     columns.append("Status")
-    shown = [name for name in (STRICT, FLEXIBLE, BLEU, ROUGE) if any(row.metric(name) for row in rows)]
-    labels = {BLEU: "BLEU", ROUGE: "ROUGE-L"}
-    columns += [labels.get(name, LABELS[name]) for name in shown]
+    shown = [name for name in COLUMNS if any(row.metric(name) for row in rows)]
+    columns += [SHORT.get(name, label(name)) for name in shown]
     notes = any(row.notes for row in rows)
     table = _table([*columns, "Notes"] if notes else columns, right=len(shown), after=len(columns) - len(shown))
     for row in rows:
@@ -53,7 +55,7 @@ def experiments(rows: Sequence[Row]) -> Table:
             cells.append(_items(row))
         styled = [Text(line(cell)) for cell in cells]
         styled.append(Text(line(status_of(row)), style=_STATUS_STYLES.get(row.status, "")))
-        styled += [Text(value_of(row.metric(name))) for name in shown]
+        styled += [Text(numbers.of(row.metric(name))) for name in shown]
         if notes:
             styled.append(Text(line(shortened(row.notes, 60))))
         table.add_row(*styled)
@@ -70,17 +72,10 @@ def status_of(row: Row) -> str:
         counted = f"{done}/{total}" if total is not None else str(done)
         text += f" {'training ' if row.progress.stage == 'train' else ''}{counted}"
         if row.progress.value is not None:
-            error = "" if row.progress.stderr is None else f" ± {row.progress.stderr:.1f}"
-            text += f", EM {row.progress.value:.1f}{error} so far"
+            text += f", EM {numbers.shown(row.progress.value, row.progress.stderr, digits=1)} so far"
     if row.error:
         text += f": {shortened(line(row.error), 80)}"
     return text
-
-
-def value_of(value: MetricValue | None) -> str:
-    if value is None or value.value is None:
-        return "-"
-    return f"{value.value:.2f}" + (f" ± {value.stderr:.2f}" if value.stderr is not None else "")
 
 
 def config_of(row: Row) -> str:
@@ -90,14 +85,18 @@ def config_of(row: Row) -> str:
 
 def metrics(row: Row, names: Iterable[str]) -> Table:
     """Lay out the metrics of one experiment."""
+    return values({name: row.metrics[name] for name in names})
+
+
+def values(found: Mapping[str, MetricValue]) -> Table:
+    """Lay out metrics, each with its interval, number of items and definition."""
     from rich.text import Text
 
     table = _table(["Metric", "Value", "95 % interval", "Items", "Definition"], right=3, after=1)
-    for name in names:
-        value = row.metrics[name]
-        interval = "-" if value.low is None or value.high is None else f"{value.low:.2f} to {value.high:.2f}"
+    for name, value in found.items():
+        interval = numbers.interval(value.low, value.high)
         said = f"{value.definition} ({value.reason})" if value.reason else value.definition
-        cells = [LABELS.get(name, name), value_of(value), interval, str(value.n), said]
+        cells = [label(name), numbers.of(value), interval, str(value.n), said]
         table.add_row(*(Text(line(cell)) for cell in cells))
     return table
 
@@ -109,11 +108,41 @@ def differences(found: Sequence[Difference]) -> Table:
     names = tables.short_names(found)
     table = _table(["Experiment", "Against", "Difference", "95 % interval", "p (Holm)"], right=3, after=2)
     for one in found:
-        size = "-" if one.diff is None else f"{one.diff:+.2f}"
-        size += f" ± {one.stderr:.2f}" if one.stderr is not None else ""
-        interval = "-" if one.low is None or one.high is None else f"{one.low:+.2f} to {one.high:+.2f}"
-        cells = [names[id(one.other)], names[id(one.baseline)], size, interval, f"{one.p_holm:.2g}"]
+        size = numbers.shown(one.diff, one.stderr, signed=True)
+        interval = numbers.interval(one.low, one.high, signed=True)
+        cells = [names[id(one.other)], names[id(one.baseline)], size, interval, numbers.p_value(one.p_holm)]
         table.add_row(*(Text(line(cell), style="bold" if one.beyond_chance else "") for cell in cells))
+    return table
+
+
+def comparison(one: Comparison, *, items: bool = False) -> Iterator[Table | Text]:
+    """Lay out one comparison: what differs, both sides, the differences, the items gained and lost."""
+    from rich.text import Text
+
+    from unsay.report import sheets
+
+    yield Text(line(sheets.title(one)), style="bold")
+    for kind, text in sheets.context(one):
+        yield Text(line(f"{kind}: {text}"), style="bold yellow" if sheets.is_loud(kind) else "dim")
+    for table in (sheets.levels(one), sheets.changes(one)):
+        yield Text()
+        yield sheet(table, bold=[at for at, result in enumerate(one.results) if result.beyond_chance])
+    yield Text()
+    if not items:
+        yield from (Text(line(text)) for text in sheets.gained_and_lost(one))
+        return
+    for heading, lines in sheets.all_items(one):
+        yield Text(line(heading), style="bold")
+        yield from (Text(f"  {line(each)}") for each in lines)
+
+
+def sheet(found: Sheet, bold: Sequence[int] = ()) -> Table:
+    """Lay out a table of plain cells."""
+    from rich.text import Text
+
+    table = _table([*map(line, found.header)], right=len(found.header) - found.words, after=found.words)
+    for at, row in enumerate(found.rows):
+        table.add_row(*(Text(line(cell), style="bold" if at in bold else "") for cell in row))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
-from tests.unit.lab import ARMS, ITEMS, Arm, make, make_lab
+from tests.unit.lab import ARMS, ITEMS, Arm, change_record, make, make_lab, set_right
 from unsay.report import tables
 from unsay.store import layout, read, write
 from unsay.store.read import Entry
@@ -18,15 +19,6 @@ from unsay.store.read import Entry
 
 def whole(output_dir: Path) -> list[Entry]:
     return [entry for entry in read.find(output_dir) if entry.limit is None]
-
-
-def set_scores(folder: Path, right: list[bool]) -> None:
-    """Replace the per-item scores of a fabricated experiment."""
-    (path,) = folder.glob("samples_*")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        line["exact_match"] = float(right[line["doc_id"]])
-    write.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_each_experiment_is_compared_with_the_plain_fine_tuning_of_its_model(tmp_path: Path) -> None:
@@ -51,8 +43,8 @@ def test_the_numbers_agree_with_scipy_and_statsmodels(tmp_path: Path) -> None:
     assert [one.p for one in found] == pytest.approx(expected, rel=1e-9)
     assert [one.p_holm for one in found] == pytest.approx(multipletests(expected, method="holm")[1], rel=1e-9)
     for one in found:
-        a, b = (dict(tables.item_scores(entry)) for entry in (one.baseline, one.other))
-        gains = [100 * (b[item][1] - a[item][1]) for item in a]
+        a, b = (side.runs[0].scores[tables.STRICT] for side in (one.baseline, one.other))
+        gains = [b[item] - a[item] for item in a]
         mean = sum(gains) / ITEMS
         variance = sum((gain - mean) ** 2 for gain in gains) / (ITEMS - 1)
         assert one.diff == pytest.approx(mean)
@@ -61,24 +53,26 @@ def test_the_numbers_agree_with_scipy_and_statsmodels(tmp_path: Path) -> None:
 
 def test_the_sign_is_other_minus_baseline(tmp_path: Path) -> None:
     plain, undo = (make(tmp_path, arm) for arm in ARMS[2:4])
-    set_scores(plain, [item < 100 for item in range(ITEMS)])
-    set_scores(undo, [item < 110 for item in range(ITEMS)])
+    set_right(plain, [item < 100 for item in range(ITEMS)])
+    set_right(undo, [item < 110 for item in range(ITEMS)])
     (one,) = tables.differences(whole(tmp_path))
     assert (one.diff, one.only_other, one.only_baseline) == (pytest.approx(5.0), 10, 0)
     assert one.arms == ("undo data in only one",)
 
 
 def test_other_gold_answers_items_or_definitions_are_not_compared(tmp_path: Path) -> None:
-    for change in ("gold", "items", "definition", "none"):
+    for change in ("gold", "question", "items", "definition", "none"):
         lab = tmp_path / change
         make(lab, ARMS[2])
         folder = make(lab, ARMS[3])
-        (path,) = folder.glob("samples_*")
+        path = folder / layout.SCORES
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         if change == "gold":
-            lines[0]["target"] = "another answer"
+            lines[0]["label"] = "another answer"
+        elif change == "question":
+            lines[0]["question"] = "another question"
         elif change == "items":
-            lines = [line for line in lines if line["doc_id"] != 3]
+            lines = [line for line in lines if line["item"] != "3"]
         elif change == "definition":
             metrics = json.loads((folder / layout.METRICS).read_text())
             metrics["metrics"]["exact_match_strict"]["definition"] = "another"
@@ -92,6 +86,7 @@ def test_other_gold_answers_items_or_definitions_are_not_compared(tmp_path: Path
 def test_what_has_no_scores_per_item_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path, ARMS[0])
     next(folder.glob("samples_*")).unlink()
+    (folder / layout.SCORES).unlink()
     ((entry, reason),) = tables.uncompared(whole(tmp_path))
     assert entry.name == "EXP-001"
     assert "per item" in reason
@@ -107,8 +102,8 @@ def test_limited_runs_are_never_compared_with_whole_ones(tmp_path: Path) -> None
 
 def test_the_headline_of_one_null_result(tmp_path: Path) -> None:
     plain, undo = (make(tmp_path, arm) for arm in ARMS[2:4])
-    set_scores(plain, [item % 2 == 0 for item in range(ITEMS)])
-    set_scores(undo, [item % 2 == 0 or item == 1 for item in range(ITEMS)])
+    set_right(plain, [item % 2 == 0 for item in range(ITEMS)])
+    set_right(undo, [item % 2 == 0 or item == 1 for item in range(ITEMS)])
     sentence = tables.headline(tables.differences(whole(tmp_path)))
     assert sentence == (
         "EM (strict) of lora/train_bt and lora/train does not differ beyond chance: +0.5 ± 0.5 points, p = 1.00."
@@ -117,17 +112,17 @@ def test_the_headline_of_one_null_result(tmp_path: Path) -> None:
 
 def test_the_headline_of_one_clear_result(tmp_path: Path) -> None:
     plain, undo = (make(tmp_path, arm) for arm in ARMS[2:4])
-    set_scores(plain, [item < 150 for item in range(ITEMS)])
-    set_scores(undo, [item < 100 for item in range(ITEMS)])
+    set_right(plain, [item < 150 for item in range(ITEMS)])
+    set_right(undo, [item < 100 for item in range(ITEMS)])
     sentence = tables.headline(tables.differences(whole(tmp_path)))
     assert sentence == "EM (strict) of lora/train_bt is 25.0 ± 3.1 points lower than that of lora/train, p < 0.001."
 
 
 def test_the_headline_separates_what_differs_from_what_does_not(tmp_path: Path) -> None:
     vanilla, plain, undo = (make(tmp_path, arm) for arm in (ARMS[0], *ARMS[2:4]))
-    set_scores(vanilla, [item < 150 for item in range(ITEMS)])
-    set_scores(plain, [item < 100 for item in range(ITEMS)])
-    set_scores(undo, [item < 101 for item in range(ITEMS)])
+    set_right(vanilla, [item < 150 for item in range(ITEMS)])
+    set_right(plain, [item < 100 for item in range(ITEMS)])
+    set_right(undo, [item < 101 for item in range(ITEMS)])
     sentence = tables.headline(tables.differences(whole(tmp_path)))
     assert sentence == (
         "EM (strict) differs beyond chance for fewshot_8 against lora/train (+25.0 ± 3.1, p < 0.001); "
@@ -137,7 +132,7 @@ def test_the_headline_separates_what_differs_from_what_does_not(tmp_path: Path) 
 
 def test_two_equal_runs_do_not_differ(tmp_path: Path) -> None:
     for arm in ARMS[2:4]:
-        set_scores(make(tmp_path, arm), [True] * ITEMS)
+        set_right(make(tmp_path, arm), [True] * ITEMS)
     (one,) = tables.differences(whole(tmp_path))
     assert (one.diff, one.stderr, one.p) == (0.0, 0.0, 1.0)
     assert "does not differ beyond chance: +0.0 ± 0.0" in tables.headline([one])
@@ -147,14 +142,84 @@ def test_nothing_to_compare_is_said() -> None:
     assert "nothing can be compared" in tables.headline([])
 
 
-def test_several_seeds_have_names_of_their_own(tmp_path: Path) -> None:
-    make(tmp_path, Arm("EXP-1", method="sft", config="lora/train", seed=1, model="m"))
-    base = make(tmp_path, Arm("EXP-9", method="sft", config="lora/train/x", seed=9, model="m"))
-    record = read.record(base)
-    assert record is not None
-    write.write_json(base / layout.EXPERIMENT, replace(record, config="lora/train").to_json())
-    names = tables.short_names(tables.differences(whole(tmp_path)))
-    assert sorted(names.values()) == ["m lora/train seed 1", "m lora/train seed 9"]
+def seeded(id: str, config: str, seed: int, right: float = 0.5) -> Arm:
+    return Arm(id, method="sft", config=config, seed=seed, seeded=True, right=right, undo="bt" in config)
+
+
+def test_seeds_of_one_experiment_are_compared_as_one(tmp_path: Path) -> None:
+    for seed in range(3):
+        make(tmp_path, seeded(f"EXP-00{seed + 1}", "lora/train", seed))
+        make(tmp_path, seeded(f"EXP-01{seed + 1}", "lora/train_bt", seed, right=0.6))
+    (one,) = tables.differences(whole(tmp_path))
+    assert (one.baseline.name, one.other.name) == ("EXP-001 (3 seeds)", "EXP-011 (3 seeds)")
+    assert [run.name for run in one.other.runs] == ["EXP-011", "EXP-012", "EXP-013"]
+    shares = {
+        run.name: sum(run.scores[tables.STRICT].values()) / ITEMS
+        for side in (one.baseline, one.other)
+        for run in side.runs
+    }
+    expected = sum(shares[f"EXP-01{n}"] - shares[f"EXP-00{n}"] for n in (1, 2, 3)) / 3
+    assert one.diff == pytest.approx(expected)
+    assert (one.test, one.only_other, one.only_baseline) == ("hierarchical bootstrap", None, None)
+    assert "lora/train_bt (3 seeds)" in tables.headline([one])
+    assert one.arms == ("undo data in only one",)
+
+
+def test_a_line_of_seeds_has_mean_and_deviation_over_them(tmp_path: Path) -> None:
+    for seed in range(3):
+        make(tmp_path, seeded(f"EXP-00{seed + 1}", "lora/train", seed))
+    make(tmp_path, replace(seeded("EXP-004", "lora/train", 4), status="failed"))
+    make(tmp_path, ARMS[0])
+    rows = [tables.row(entry) for entry in whole(tmp_path)]
+    (line,) = tables.seed_rows(rows)
+    values = [row.metrics[tables.STRICT].value or 0 for row in rows if row.seed < 3 and row.method == "sft"]
+    assert line.seeds == (0, 1, 2)
+    assert line.metrics[tables.STRICT] == (
+        pytest.approx(statistics.mean(values)),
+        pytest.approx(statistics.stdev(values)),
+    )
+    assert statistics.stdev(values) > 0
+
+
+def test_two_results_of_one_seed_are_no_group(tmp_path: Path) -> None:
+    make(tmp_path, seeded("EXP-001", "lora/train", 1))
+    change_record(make(tmp_path, seeded("EXP-002", "lora/other", 1)), config="lora/train")
+    assert tables.seed_rows([tables.row(entry) for entry in whole(tmp_path)]) == []
+    (one,) = tables.differences(whole(tmp_path))
+    assert (one.baseline.name, one.other.name) == ("EXP-001", "EXP-002")
+    assert set(tables.short_names([one]).values()) == {"EXP-001", "EXP-002"}
+
+
+def test_an_error_of_zero_that_cannot_be_is_left_out_and_said(tmp_path: Path) -> None:
+    folder = make(tmp_path, ARMS[0])
+    document = json.loads((folder / layout.METRICS).read_text())
+    document["metrics"][tables.STRICT]["stderr"] = 0.0
+    document["metrics"]["sampled_tokens"]["stderr"] = 0.0
+    write.write_json(folder / layout.METRICS, document)
+    row = tables.row(whole(tmp_path)[0])
+    strict, tokens = row.metrics[tables.STRICT], row.metrics["sampled_tokens"]
+    assert (strict.stderr, strict.low, strict.high) == (None, None, None)
+    assert "cannot be right" in (strict.reason or "")
+    assert tokens.stderr == 0.0, "every answer may have the same number of tokens"
+
+
+def test_results_older_than_scores_are_read_from_samples(tmp_path: Path) -> None:
+    folders = [make(tmp_path, arm) for arm in ARMS[2:4]]
+    (new,) = tables.differences(whole(tmp_path))
+    (folders[0] / layout.SCORES).unlink()
+    (mixed,) = tables.differences(whole(tmp_path))
+    (folders[1] / layout.SCORES).unlink()
+    (old,) = tables.differences(whole(tmp_path))
+    assert new.to_json() == mixed.to_json() == old.to_json()
+
+
+def test_who_has_no_partner_is_told_how_to_get_one(tmp_path: Path) -> None:
+    make(tmp_path, Arm("EXP-001", model="a", method="sft", config="released"))
+    make(tmp_path, Arm("EXP-002", model="b", method="sft", config="released"))
+    assert tables.differences(whole(tmp_path)) == []
+    left = tables.uncompared(whole(tmp_path))
+    assert [entry.name for entry, _ in left] == ["EXP-001", "EXP-002"]
+    assert all("unsay compare" in reason for _, reason in left)
 
 
 # -- rows -------------------------------------------------------------------------

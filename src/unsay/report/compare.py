@@ -1,0 +1,786 @@
+"""Paired comparisons of experiments on the same items: what `unsay compare` and the page say about a difference.
+
+Every difference is the other minus the baseline, item by item. What makes a difference meaningless is refused (other
+items, other references, a metric that was defined otherwise); what belongs to the experiment (prompts, shots, template,
+budget, decoding) is compared and said. Several seeds of one experiment are one side. Knows nothing about terminals or
+files of tables.
+
+    compare(sides([a, b], entries), Options())[0].results[0].diff
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from unsay.errors import StoreError, UnsayError
+from unsay.records import ExperimentRecord, MetricValue, Sample, short_hash
+from unsay.report import differing
+from unsay.report.names import ALWAYS_SHOWN, CORPUS_BLEU, FLEXIBLE, STRICT, in_order, is_undo_measure, label
+from unsay.report.numbers import ALPHA, is_percentage
+from unsay.store import read
+from unsay.store.read import Entry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from unsay.stats import Contrast, Equivalence, Resampled
+
+RESAMPLES = 10_000
+SEED = 0
+MCNEMAR, BOOTSTRAP, HIERARCHICAL = "exact McNemar", "paired bootstrap", "hierarchical bootstrap"
+
+# lm-eval's names of the filters behind our exact match.
+_FILTERS = {"strict-match": STRICT, "flexible-extract": FLEXIBLE}
+_RIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished experiment with the scores of its items: `items` maps an id to the hashes of question and reference.
+
+    `scores` maps a metric and an item to a score; repeats of an item are averaged. `order` has the items line by line
+    as in generated_predictions.jsonl, empty where that is not known.
+    """
+
+    entry: Entry
+    record: ExperimentRecord
+    items: Mapping[str, tuple[str | None, str]]
+    scores: Mapping[str, Mapping[str, float]]
+    values: Mapping[str, MetricValue]
+    order: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def definition(self, metric: str) -> str | None:
+        value = self.values.get(metric)
+        return value.definition if value is not None else None
+
+    def lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return prompt, predict and label of every item; empty where the file does not fit the scores."""
+        lines = list(read.predictions(self.entry.folder))
+        fits = len(lines) == len(self.order) == len(set(self.order))
+        return list(zip(self.order, lines, strict=True)) if fits else []
+
+    @cached_property
+    def bleu(self) -> dict[str, NDArray[np.float64]] | str:
+        """What every item adds to corpus BLEU, or why that is not known."""
+        return _bleu_counts(self)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: one experiment, or several seeds of one."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.runs[0].name} ({len(self.runs)} seeds)" if self.is_group else self.runs[0].name
+
+    @property
+    def record(self) -> ExperimentRecord:
+        return self.runs[0].record
+
+    @property
+    def is_group(self) -> bool:
+        return len(self.runs) > 1
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.record.seed for run in self.runs)
+
+    def to_json(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "name": self.name,
+            "experiments": [run.name for run in self.runs],
+            "folders": [run.entry.relative for run in self.runs],
+            "model": record.model,
+            "dataset": record.dataset,
+            "method": record.method,
+            "config": record.config,
+            "seeds": list(self.seeds),
+        }
+
+
+@dataclass(frozen=True)
+class Level:
+    """One side's mean: over items with its standard error, or over `seeds` with their standard deviation `sd`."""
+
+    value: float | None
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    sd: float | None = None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metric of one comparison; `diff` is the other minus the baseline, in the unit of the metric.
+
+    `only_other` (gained), `only_baseline` (lost) and `neither` list items, for 0/1 metrics of single runs. `smallest`
+    is the true difference this pair would have found four times in five.
+    """
+
+    metric: str
+    definition: str
+    n: int
+    baseline: Level
+    other: Level
+    diff: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    bootstrap_low: float | None
+    bootstrap_high: float | None
+    p: float | None
+    test: str
+    smallest: float | None
+    equivalence: Equivalence | None = None
+    only_baseline: tuple[str, ...] | None = None
+    only_other: tuple[str, ...] | None = None
+    neither: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
+    p_holm: float | None = None
+    family: int = 1
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether 100 means right: then items were gained and lost."""
+        return self.only_other is not None and not is_undo_measure(self.definition)
+
+    @property
+    def beyond_chance(self) -> bool:
+        return self.p_holm is not None and self.p_holm < ALPHA
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {"only_baseline": self.only_baseline, "only_other": self.only_other, "neither": self.neither}
+        shown = {key: value for key, value in vars(self).items() if key not in lists}
+        return shown | {
+            "label": label(self.metric),
+            "baseline": vars(self.baseline),
+            "other": vars(self.other),
+            "equivalence": None if self.equivalence is None else vars(self.equivalence),
+            "remarks": list(self.remarks),
+            "beyond_chance": self.beyond_chance,
+            **{name: None if items is None else len(items) for name, items in lists.items()},
+            "items": None if self.only_other is None else {name: list(items or ()) for name, items in lists.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides on the same items, with everything a reader needs to doubt the difference."""
+
+    baseline: Side
+    other: Side
+    items: tuple[str, ...]
+    left_out_baseline: tuple[str, ...]
+    left_out_other: tuple[str, ...]
+    banner: tuple[str, ...]
+    """What about asking and answering differs or is not known."""
+    limited: tuple[str, ...]
+    settings: tuple[str, ...]
+    data: tuple[str, ...]
+    versions: tuple[str, ...]
+    warnings: tuple[tuple[str, str], ...]
+    results: tuple[Result, ...]
+    not_compared: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "baseline": self.baseline.to_json(),
+            "other": self.other.to_json(),
+            "difference": f"{self.other.name} minus {self.baseline.name}",
+            "n": len(self.items),
+            "left_out": {"baseline": list(self.left_out_baseline), "other": list(self.left_out_other)},
+            "protocol": list(self.banner),
+            "limited": list(self.limited),
+            "settings": list(self.settings),
+            "data": list(self.data),
+            "versions": list(self.versions),
+            "warnings": [{"experiment": name, "warning": text} for name, text in self.warnings],
+            "metrics": [result.to_json() for result in self.results],
+            "not_compared": [{"metric": metric, "reason": reason} for metric, reason in self.not_compared],
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare and how. `metrics`: empty for all in common. `margin`: of the equivalence test, in points."""
+
+    metrics: tuple[str, ...] = ()
+    all_pairs: bool = False
+    intersect: bool = False
+    strict: bool = False
+    margin: float | None = None
+
+
+# -- what is compared -------------------------------------------------------------
+
+
+def load(entry: Entry) -> Run:
+    """Read the scores of a finished experiment. Raises StoreError where there are none."""
+    record = entry.record
+    if record is None:
+        raise StoreError(entry.problem or f"{entry.name} cannot be read")
+    if record.status != "completed":
+        raise StoreError(f"{entry.name} is {record.status}, expected a completed experiment; run it again first")
+    found = _from_scores(entry) or _from_samples(entry)
+    if not found.items:
+        raise StoreError(
+            f"{entry.name} has no scores per item ({entry.folder} has neither scores.jsonl nor lm-eval's samples), so "
+            "it cannot be paired with another experiment. Run it again, or import it with its predictions or samples."
+        )
+    order, items, scores = found.order, found.items, found.scores
+    means = {name: {item: sum(each) / len(each) for item, each in by.items()} for name, by in scores.items()}
+    return Run(entry, record, items, means, read.metrics(entry.folder), tuple(order))
+
+
+def seed_key(entry: Entry) -> tuple[Any, ...]:
+    """Return what the seeds of one experiment have in common."""
+    record = entry.record
+    assert record is not None
+    return record.model, record.dataset, record.method, record.config, entry.limit
+
+
+def sides(chosen: Sequence[Entry], among: Iterable[Entry], *, each_seed: bool = False) -> list[Side]:
+    """Make the sides of a comparison, in the order they were chosen.
+
+    A chosen experiment brings the other finished seeds of it that are in `among`; `each_seed` keeps to the chosen ones,
+    apart. Experiments that agree in their seed too are sides of their own.
+    """
+    distinct = list({entry.folder: entry for entry in chosen}.values())
+    if each_seed:
+        return [Side((load(entry),)) for entry in distinct]
+    found: list[Side] = []
+    done: set[Any] = set()
+    for entry in distinct:
+        if entry.record is None:
+            load(entry)  # raises
+        key = seed_key(entry)
+        named = [other for other in distinct if other.record is not None and seed_key(other) == key]
+        seeds = [other.record.seed for other in named if other.record is not None]
+        if len(set(seeds)) < len(seeds):
+            found.append(Side((load(entry),)))
+        elif key not in done:
+            done.add(key)
+            runs = [load(one) for one in named] + _more_seeds(named, seeds, among)
+            found.append(Side(tuple(sorted(runs, key=lambda run: run.record.seed))))
+    return found
+
+
+def _more_seeds(named: Sequence[Entry], seeds: Sequence[int], among: Iterable[Entry]) -> list[Run]:
+    """Load the other finished seeds of an experiment; one without scores, or a second one of a seed, is passed over."""
+    runs: list[Run] = []
+    taken, folders = set(seeds), {entry.folder for entry in named}
+    for entry in among:
+        record = entry.record
+        if record is None or record.status != "completed" or record.seed in taken or entry.folder in folders:
+            continue
+        if seed_key(entry) == seed_key(named[0]):
+            try:
+                runs.append(load(entry))
+            except StoreError:
+                continue
+            taken.add(record.seed)
+    return runs
+
+
+@dataclass
+class _Found:
+    order: list[str] = field(default_factory=list)
+    items: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    def add(self, metric: str, item: str, score: float) -> None:
+        if math.isfinite(score):
+            self.scores.setdefault(metric, {}).setdefault(item, []).append(score)
+
+
+def _from_scores(entry: Entry) -> _Found:
+    found = _Found()
+    for line in read.scores(entry.folder):
+        found.order.append(line.item)
+        found.items.setdefault(line.item, (line.question, line.label))
+        for metric, score in line.scores.items():
+            found.add(metric, line.item, score)
+    return found
+
+
+def _from_samples(entry: Entry) -> _Found:
+    """Read exact match from lm-eval's file of samples, for results that are older than scores.jsonl."""
+    found = _Found()
+    for line in read.samples(entry.folder, entry.record):
+        metric, score = _FILTERS.get(str(line.get("filter"))), line.get("exact_match")
+        if metric is None or not isinstance(score, int | float) or "doc_id" not in line:
+            continue
+        item, doc, target = str(line["doc_id"]), line.get("doc"), line.get("target")
+        question = doc.get("question") if isinstance(doc, dict) else None
+        # lm-eval's hash of a target is the one of ours for a text without white space around it
+        reference = short_hash(str(target)) if target is not None else str(line.get("target_hash"))[:16]
+        found.items.setdefault(item, (short_hash(str(question)) if question else None, reference))
+        found.add(metric, item, _RIGHT * float(score))
+    return found
+
+
+# -- comparing --------------------------------------------------------------------
+
+
+def compare(chosen: Sequence[Side], options: Options) -> list[Comparison]:
+    """Compare every side with the first one, or all with each other.
+
+    Raises UnsayError for what cannot be compared: fewer than two sides, other items or references, no metric that both
+    have and define alike; with `strict` also for another protocol.
+    """
+    if len(chosen) < 2:
+        raise UnsayError(_only_one(chosen))
+    pairs = [(a, b) for at, a in enumerate(chosen) for b in chosen[at + 1 :] if options.all_pairs or at == 0]
+    return adjusted([_compare(a, b, options) for a, b in pairs])
+
+
+def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
+    """Adjust the p-values of every metric for the number of comparisons of that metric (Holm)."""
+    from unsay import stats
+
+    places: dict[str, list[tuple[int, int]]] = {}
+    for at, one in enumerate(found):
+        for where, result in enumerate(one.results):
+            if result.p is not None:
+                places.setdefault(result.metric, []).append((at, where))
+    results = [list(one.results) for one in found]
+    for family in places.values():
+        holm = stats.holm([results[at][where].p or 0.0 for at, where in family])
+        for (at, where), p in zip(family, holm, strict=True):
+            results[at][where] = replace(results[at][where], p_holm=p, family=len(family))
+    return [replace(one, results=tuple(each)) for one, each in zip(found, results, strict=True)]
+
+
+def common_items(a: Side, b: Side) -> tuple[str, ...]:
+    """Return the items whose id, reference and (where both are known) question agree in all runs, in natural order."""
+    runs = (*a.runs, *b.runs)
+    common = []
+    for item in runs[0].items:
+        known = [run.items[item] for run in runs if item in run.items]
+        questions = {question for question, _ in known if question is not None}
+        references = {reference for _, reference in known}
+        if len(known) == len(runs) and len(references) == 1 and len(questions) <= 1:
+            common.append(item)
+    return tuple(sorted(common, key=read.natural))
+
+
+def why_not(a: Side, b: Side) -> str | None:
+    """Say why two sides were not scored on the same items; None where they were."""
+    first, *others = (*a.runs, *b.runs)
+    for run in others:
+        if missing := first.items.keys() ^ run.items.keys():
+            both = len(first.items.keys() & run.items.keys())
+            example = min(missing, key=read.natural)
+            return (
+                f"expected the same items, got {len(first.items)} in {first.name} and {len(run.items)} in {run.name}, "
+                f"{both} of them in both (item {example} is in only one)"
+            )
+    common = set(common_items(a, b))
+    if len(common) == len(first.items):
+        return None
+    others_of = sorted((item for item in first.items if item not in common), key=read.natural)
+    item = others_of[0]
+    references = any(run.items[item][1] != first.items[item][1] for run in others)
+    word = "references" if references else "questions"
+    return (
+        f"expected the same {word}, got other {word} for {len(others_of)} of {len(first.items)} items in "
+        f"{a.name} and {b.name} (first: item {item})"
+    )
+
+
+def results_of(
+    a: Side,
+    b: Side,
+    metrics: Sequence[str],
+    items: Sequence[str],
+    *,
+    resample: bool = True,
+    margin: float | None = None,
+) -> list[Result]:
+    """Compare two sides on these items by every metric given; all metrics of the same items share their resamples.
+
+    `resample` False spares the bootstrap where a difference of single runs has McNemar's test.
+    """
+    import numpy as np
+
+    columns: dict[str, _Columns] = {metric: _columns(metric, a, b, items) for metric in metrics}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for metric, found in columns.items():
+        if resample or a.is_group or b.is_group or not found.is_binary:
+            groups.setdefault(found.items, []).append(metric)
+    resampled: dict[str, Resampled] = {}
+    for same in groups.values():
+        from unsay import stats
+
+        wanted: list[Contrast] = []
+        start = 0
+        for metric in same:
+            wanted.append(columns[metric].contrast(start, len(a.runs)))
+            start += columns[metric].rows.shape[1]
+        rows = np.concatenate([columns[metric].rows for metric in same], axis=1)
+        resampled |= zip(same, stats.contrasts(rows, wanted, resamples=RESAMPLES, seed=SEED), strict=True)
+    return [_result(metric, a, b, columns[metric], resampled.get(metric), margin) for metric in metrics]
+
+
+def seeds_of(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation over seeds."""
+    average = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return average, None
+    return average, math.sqrt(math.fsum((value - average) ** 2 for value in values) / (len(values) - 1))
+
+
+def _compare(a: Side, b: Side, options: Options) -> Comparison:
+    items, left_a, left_b = _matched(a, b, options.intersect)
+    metrics, not_compared = _metrics(a, b, items, options.metrics)
+    if not metrics:
+        reasons = "; ".join(f"{label(metric)}: {reason}" for metric, reason in not_compared)
+        raise UnsayError(
+            f"{a.name} and {b.name} have no metric that could be compared item by item"
+            + (f" ({reasons})" if reasons else "")
+            + ". Score both in the same way, with the same version, and compare again."
+        )
+    banner = _banner(a, b, items, metrics)
+    if banner and options.strict:
+        raise UnsayError(
+            f"--strict: expected {a.name} and {b.name} to be asked and to answer in the same way, got: "
+            f"{'; '.join(banner)}. Without --strict they are compared and this stands above the table."
+        )
+    runs = (*a.runs, *b.runs)
+    return Comparison(
+        baseline=a,
+        other=b,
+        items=items,
+        left_out_baseline=left_a,
+        left_out_other=left_b,
+        banner=banner,
+        limited=tuple(_limited(run) for run in runs if run.entry.limit is not None),
+        settings=differing.arms(a.record, b.record, seeds=not (a.is_group or b.is_group)),
+        data=differing.data(a.record, b.record) + _unknown_questions(a, b, items),
+        versions=differing.versions(a.record, b.record),
+        warnings=tuple(dict.fromkeys((run.name, text) for run in runs for text in run.record.warnings)),
+        results=tuple(results_of(a, b, metrics, items, margin=options.margin)),
+        not_compared=not_compared,
+    )
+
+
+def _only_one(chosen: Sequence[Side]) -> str:
+    if chosen and chosen[0].is_group:
+        seeds = ", ".join(map(str, chosen[0].seeds))
+        return (
+            f"expected at least two experiments, got seeds {seeds} of one ({chosen[0].runs[0].name}). Name another "
+            "experiment, or compare the seeds with each other: --each-seed."
+        )
+    return "expected at least two different experiments to compare, got one; `unsay status` lists them."
+
+
+def _matched(a: Side, b: Side, intersect: bool) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the items to compare on, and what each side has besides."""
+    problem = why_not(a, b)
+    items = common_items(a, b)
+    if problem is not None and not intersect:
+        more = f"Add --intersect to compare on the {len(items)} that agree." if items else "No item agrees in both."
+        raise UnsayError(f"{a.name} and {b.name} cannot be compared: {problem}. {more}")
+    if not items:
+        raise UnsayError(
+            f"{a.name} and {b.name} cannot be compared: {problem or 'there are no items'}. No item agrees in id, "
+            "question and reference; compare experiments on the same data."
+        )
+    kept = set(items)
+    left = (
+        tuple(sorted({item for run in side.runs for item in run.items} - kept, key=read.natural)) for side in (a, b)
+    )
+    left_a, left_b = left
+    return items, left_a, left_b
+
+
+# -- which metrics ----------------------------------------------------------------
+
+
+def _metrics(
+    a: Side, b: Side, items: Sequence[str], wanted: Sequence[str]
+) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Return the metrics to compare, the primary one first, and those that cannot be, with the reason."""
+    known = {metric for run in (*a.runs, *b.runs) for metric in (*run.scores, *run.values)}
+    if unknown := [metric for metric in wanted if metric not in known]:
+        import difflib
+
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else f" They have: {', '.join(in_order(known))}."
+        raise UnsayError(f"neither {a.name} nor {b.name} has a metric {unknown[0]!r}.{hint}")
+    found: list[str] = []
+    refused: list[tuple[str, str]] = []
+    for metric in in_order(dict.fromkeys(wanted) if wanted else known):
+        reason = _why_not_metric(metric, a, b, items)
+        if reason is None:
+            if wanted or not _says_nothing(metric, a, b):
+                found.append(metric)
+        elif wanted or all(metric in run.values or metric in run.scores for run in (*a.runs, *b.runs)):
+            refused.append((metric, reason))
+    if not wanted:
+        refused = [(metric, reason) for metric, reason in refused if not _has_no_value(metric, a, b)]
+    return found, tuple(refused)
+
+
+def _why_not_metric(metric: str, a: Side, b: Side, items: Sequence[str]) -> str | None:
+    runs = (*a.runs, *b.runs)
+    definitions = {run.definition(metric): run.name for run in runs if run.definition(metric) is not None}
+    if len(definitions) > 1:
+        texts = [f"{text!r} in {name}" for text, name in definitions.items()]
+        return f"expected one definition, got {' and '.join(texts)}; score both with the same version"
+    if metric == CORPUS_BLEU:
+        return next((f"{run.name}: {run.bleu}" for run in runs if isinstance(run.bleu, str)), None)
+    without = next((run for run in runs if metric not in run.scores), None)
+    if without is not None:
+        return f"{without.name} has no scores per item of it"
+    if not any(all(item in run.scores[metric] for run in runs) for item in items):
+        return "no item has a score on both sides"
+    return None
+
+
+def _has_no_value(metric: str, a: Side, b: Side) -> bool:
+    """Whether one side could not compute the metric at all, so that nobody expects a comparison."""
+    values = [run.values.get(metric) for run in (*a.runs, *b.runs)]
+    return any(value is not None and value.value is None for value in values)
+
+
+def _says_nothing(metric: str, a: Side, b: Side) -> bool:
+    """Whether a measure of undo is 0 everywhere, as between models without undo."""
+    runs = (*a.runs, *b.runs)
+    definition = next((text for run in runs if (text := run.definition(metric)) is not None), "")
+    if not is_undo_measure(definition) or metric in ALWAYS_SHOWN:
+        return False
+    return not any(any(run.scores.get(metric, {}).values()) for run in runs)
+
+
+# -- what differs -----------------------------------------------------------------
+
+
+def _banner(a: Side, b: Side, items: Sequence[str], metrics: Sequence[str]) -> tuple[str, ...]:
+    found = differing.protocol(a.record, b.record)
+    words = [f"differs: {text}" for text in found.differing]
+    if found.unknown:
+        words.append(f"unknown: {', '.join(found.unknown)}")
+    if not found.differing:
+        words += _other_prompts(a, b, items)
+    for side in (a, b):
+        for run in side.runs[1:]:
+            if others := differing.arms(side.record, run.record, seeds=False):
+                words.append(f"the seeds of {side.name} are not set up alike: {', '.join(others)} in {run.name}")
+    for metric in metrics:
+        without = [run.name for run in (*a.runs, *b.runs) if run.definition(metric) is None]
+        if without:
+            words.append(f"unknown: definition of {label(metric)} in {', '.join(without)}")
+    return tuple(words)
+
+
+def _other_prompts(a: Side, b: Side, items: Sequence[str]) -> list[str]:
+    """Say whether the rendered prompts differ although the settings agree (another template, another task file)."""
+    one, two = ({item: line.get("prompt") for item, line in side.runs[0].lines()} for side in (a, b))
+    both = [item for item in items if one.get(item) is not None and two.get(item) is not None]
+    other = sum(one[item] != two[item] for item in both)
+    return [f"differs: the prompt of {other} of {len(both)} items"] if other else []
+
+
+def _unknown_questions(a: Side, b: Side, items: Sequence[str]) -> tuple[str, ...]:
+    for run in (*a.runs, *b.runs):
+        unknown = sum(run.items[item][0] is None for item in items)
+        if unknown:
+            return (f"the questions of {run.name} are not known ({unknown} items): matched by id and reference",)
+    return ()
+
+
+def _limited(run: Run) -> str:
+    total = differing.total_items(run.record)
+    n = len(run.items)
+    return f"{run.name} is a limited run: {n} of {'?' if total is None else total} items, not a result of the whole set"
+
+
+# -- numbers ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """One metric of both sides: `rows` (items, k) as `stats.contrasts` takes them, `width` columns per run.
+
+    `statistic` turns the totals of one run's columns, and the number of items, into its value.
+    """
+
+    items: tuple[str, ...]
+    rows: NDArray[np.float64]
+    width: int
+    corpus: bool
+
+    @property
+    def is_binary(self) -> bool:
+        return not self.corpus and bool(((self.rows == 0) | (self.rows == _RIGHT)).all())
+
+    def contrast(self, start: int, of_a: int) -> Contrast:
+        from unsay import stats
+
+        runs = self.rows.shape[1] // self.width
+        each = tuple(self._statistic(start + at * self.width) for at in range(runs))
+        return stats.Contrast(each[:of_a], each[of_a:])
+
+    def _statistic(self, start: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        if self.corpus:
+            from unsay.metrics.bleu import corpus_bleu
+
+            return lambda totals: corpus_bleu(totals[:, start : start + self.width])
+        n = len(self.items)
+        return lambda totals: totals[:, start] / n
+
+    def values(self) -> list[float]:
+        """Return the value of every run."""
+        totals = self.rows.sum(axis=0, keepdims=True)
+        runs = self.rows.shape[1] // self.width
+        return [float(self._statistic(at * self.width)(totals)[0]) for at in range(runs)]
+
+
+def _columns(metric: str, a: Side, b: Side, items: Sequence[str]) -> _Columns:
+    import numpy as np
+
+    runs = (*a.runs, *b.runs)
+    if metric == CORPUS_BLEU:
+        counts = [run.bleu for run in runs if not isinstance(run.bleu, str)]
+        table = np.array([np.concatenate([each[item] for each in counts]) for item in items], dtype=np.float64)
+        return _Columns(tuple(items), table, table.shape[1] // len(runs), corpus=True)
+    scores = [run.scores[metric] for run in runs]
+    scored = tuple(item for item in items if all(item in each for each in scores))
+    table = np.array([[each[item] for each in scores] for item in scored], dtype=np.float64)
+    return _Columns(scored, table.reshape(len(scored), len(runs)), 1, corpus=False)
+
+
+def _result(
+    metric: str, a: Side, b: Side, columns: _Columns, resampled: Resampled | None, margin: float | None
+) -> Result:
+    from unsay import stats
+
+    definition = next((text for run in (*a.runs, *b.runs) if (text := run.definition(metric)) is not None), metric)
+    percentage = is_percentage(definition)
+    grouped = a.is_group or b.is_group
+    binary = columns.is_binary and not grouped
+    values = columns.values()
+    split = len(a.runs)
+    one, two = columns.rows[:, 0].tolist(), columns.rows[:, -1].tolist()
+    levels = [_level(each, columns, at, percentage) for each, at in ((values[:split], 0), (values[split:], split))]
+    if grouped or columns.corpus:
+        assert resampled is not None
+        diff, stderr = resampled.diff, resampled.stderr
+        low, high = resampled.low, resampled.high
+    else:
+        paired = stats.paired_difference(two, one)
+        diff, stderr, low, high = paired.diff, paired.stderr, paired.low, paired.high
+    only_baseline = only_other = neither = None
+    if binary:
+        outcomes = list(zip(columns.items, one, two, strict=True))
+        only_baseline = tuple(item for item, x, y in outcomes if x > y)
+        only_other = tuple(item for item, x, y in outcomes if y > x)
+        neither = tuple(item for item, x, y in outcomes if x == y == 0)
+        p: float | None = stats.mcnemar(len(only_other), len(only_baseline)).p
+        test = MCNEMAR
+    else:
+        p = resampled.p if resampled is not None else None
+        test = HIERARCHICAL if grouped else BOOTSTRAP
+    tested = margin is not None and percentage and diff is not None and stderr is not None
+    return Result(
+        metric=metric,
+        definition=definition,
+        n=len(columns.items),
+        baseline=levels[0],
+        other=levels[1],
+        diff=diff,
+        stderr=stderr,
+        low=low,
+        high=high,
+        bootstrap_low=resampled.low if resampled is not None else None,
+        bootstrap_high=resampled.high if resampled is not None else None,
+        p=p,
+        test=test,
+        smallest=stats.smallest_difference(stderr) if stderr else None,
+        equivalence=stats.equivalence(diff or 0.0, stderr or 0.0, margin or 0.0) if tested else None,
+        only_baseline=only_baseline,
+        only_other=only_other,
+        neither=neither,
+        remarks=_remarks(metric, a, b, columns),
+    )
+
+
+def _level(values: Sequence[float], columns: _Columns, at: int, percentage: bool) -> Level:
+    from unsay import stats
+
+    if len(values) > 1:
+        average, sd = seeds_of(values)
+        return Level(average, sd=sd, seeds=len(values))
+    if columns.corpus:
+        from unsay.metrics.bleu import corpus_bleu
+
+        found: Any = stats.bootstrap(columns.rows[:, at * columns.width : (at + 1) * columns.width], corpus_bleu)
+        return Level(found.value, found.stderr, found.low, found.high)
+    scores = columns.rows[:, at].tolist()
+    if columns.is_binary:
+        found = stats.proportion(scores.count(_RIGHT), len(scores))
+        scaled = [None if number is None else _RIGHT * number for number in (found.value, found.stderr)]
+        low, high = (None if end is None else _RIGHT * end for end in (found.low, found.high))
+        return Level(scaled[0], scaled[1], low, high)
+    found = stats.mean(scores, bounds=(0.0, _RIGHT) if percentage else (0.0, None))
+    if found.stderr == 0 and percentage and 0 < found.value < _RIGHT:
+        return Level(found.value)
+    return Level(found.value, found.stderr, found.low, found.high)
+
+
+def _remarks(metric: str, a: Side, b: Side, columns: _Columns) -> tuple[str, ...]:
+    runs = (*a.runs, *b.runs)
+    words = []
+    known = min(len(run.items) for run in runs)
+    if not columns.corpus and len(columns.items) < min(known, *(len(run.scores[metric]) for run in runs)):
+        words.append(f"only the {len(columns.items)} items that have it on both sides")
+    for run in runs:
+        value, scores = run.values.get(metric), run.scores.get(metric)
+        if columns.corpus or value is None or value.value is None or not scores:
+            continue
+        average = math.fsum(scores.values()) / len(scores)
+        if math.isclose(average, value.value, rel_tol=1e-6, abs_tol=1e-6):
+            continue
+        if is_undo_measure(value.definition):
+            words.append("mean over answers; on the page it is a ratio of sums")
+        else:
+            words.append(f"the scores of {run.name} average {average:.4g}, its metrics.json says {value.value:.4g}")
+    return tuple(dict.fromkeys(words))
+
+
+def _bleu_counts(run: Run) -> dict[str, NDArray[np.float64]] | str:
+    value = run.values.get(CORPUS_BLEU)
+    if value is None or value.value is None:
+        return "it has no value of it"
+    lines = run.lines()
+    if not lines:
+        return "its generated_predictions.jsonl does not say which item a line is"
+    import numpy as np
+
+    from unsay.metrics.bleu import Bleu, corpus_bleu
+
+    if Bleu().definition[CORPUS_BLEU] != value.definition:
+        return f"it was computed as {value.definition!r}, which cannot be computed again here"
+    samples = [Sample(item, "", str(line.get("label", "")), str(line.get("predict", ""))) for item, line in lines]
+    rows = Bleu().counts(samples)
+    again = float(corpus_bleu(rows.sum(axis=0, keepdims=True))[0]) if len(rows) else math.nan
+    if not np.isclose(again, value.value, rtol=1e-6, atol=1e-6):
+        return f"its predictions give {again:.4f}, its metrics.json says {value.value:.4f}"
+    return dict(zip(run.order, rows, strict=True))
