@@ -152,6 +152,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "my-adapter/adapter_model.safetensors": "",
         "gsm8k/train.jsonl": '{"question": "1 + 1?", "answer": "#### 2"}\n',
         "gsm8k/test.jsonl": '{"question": "2 + 2?", "answer": "#### 4"}\n',
+        "math500.jsonl": '{"problem": "1 + 1?", "solution": "$\\\\boxed{2}$", "answer": "2"}\n',
+        "my_task.yaml": "task: mine\n",
         "notes.jsonl": '{"instruction": "1 + 1?", "reply": "Answer: 2"}\n',
         "data/dataset_info.json": '{"notes": {"file_name": "../notes.jsonl", "columns": {"response": "reply"}}}',
         "train_lora.yaml": "model_name_or_path: my-model\ntemplate: qwen\ndataset: notes\nstage: sft\n",
