@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BOTTOM | {"augment", "config", "datasets", "store"},
     "evaluate": BOTTOM
     | {"augment", "config", "data", "engine", "identity", "job", "lm_eval_files", "loading", "metrics", "models"}
-    | {"prompts", "store"},
+    | {"prompt_checks", "prompts", "store"},
     # carrying experiments out
     "job": BOTTOM | {"config", "identity", "store"},
     "methods": BOTTOM | {"augment", "config", "data", "evaluate", "identity", "job", "store", "train"},
