@@ -46,7 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": BOTTOM,
     "augment": BOTTOM,
     "models": BOTTOM,
-    "metrics": BOTTOM,
+    "metrics": BOTTOM | {"ngrams"},
+    "ngrams": set(),
+    "scoring": BOTTOM | {"metrics"},
     # results
     "store": BOTTOM,
     "report": BOTTOM | {"metrics", "prompt_checks", "store"},

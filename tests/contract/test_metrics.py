@@ -6,19 +6,26 @@ import dataclasses
 import doctest
 import importlib
 import json
+import pickle
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unsay import metrics
 from unsay.errors import ConfigError, UnsayError
-from unsay.metrics import Metric, found, load, load_all, score
+from unsay.metrics import Metric, found, item_scores, load, load_all, score
 from unsay.records import Counts, MetricValue, Sample
 
 FILES = found()
+MADE = [load(name, resamples=50) if name == "bleu" else load(name) for name in FILES]
 HEAVY = ("torch", "transformers", "lm_eval", "scipy", "statsmodels", "nltk", "rouge_chinese", "rouge_score", "datasets")
 TEXTS = [
     "",
@@ -48,6 +55,10 @@ def made_here(module: ModuleType) -> list[type]:
 
 def numbers(value: MetricValue) -> list[float]:
     return [number for number in (value.value, value.stderr, value.low, value.high) if number is not None]
+
+
+def summary(metric: Metric, samples: Sequence[Sample]) -> dict[str, MetricValue]:
+    return metric.summarise(metric.measure(samples))
 
 
 @pytest.fixture(params=FILES)
@@ -89,9 +100,9 @@ def test_everything_is_stated_for_every_name(metric: Metric) -> None:
 
 def test_items_and_summary_have_the_promised_shape(metric: Metric) -> None:
     items = metric.items(SAMPLES)
-    values = metric.summarise(SAMPLES, items)
+    values = summary(metric, SAMPLES)
     assert set(items) == set(values) == set(metric.names)
-    assert values == metric.summarise(SAMPLES)
+    assert values == summary(metric, SAMPLES)
     for name in metric.names:
         lowest, highest = metric.range[name]
         top = float("inf") if highest is None else highest + 1e-9
@@ -105,6 +116,52 @@ def test_items_and_summary_have_the_promised_shape(metric: Metric) -> None:
         json.dumps(value.to_json(), allow_nan=False)
 
 
+def test_a_sample_is_measured_alone_and_as_one_of_many(metric: Metric) -> None:
+    whole = metric.measure(SAMPLES)
+    assert set(whole) == set(metric.names)
+    parts = [metric.measure(part) for part in (SAMPLES[:1], SAMPLES[1:1], SAMPLES[1:40], SAMPLES[40:])]
+    for name, numbers in whole.items():
+        assert numbers.dtype == np.float64
+        assert len(numbers) == len(SAMPLES)
+        assert numbers.ndim <= 2
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), numbers)
+    assert item_scores(whole) == metric.items(SAMPLES)
+    pickle.loads(pickle.dumps(metric))  # goes to other processes
+
+
+def test_numbers_come_back_from_samples_of_any_kind(metric: Metric) -> None:
+    """Measured parts may not depend on what was measured before."""
+    before = metric.measure(SAMPLES[:9])
+    metric.measure([Sample(str(i), "", f"{i} eggs", f"eggs {i}") for i in range(3000)])
+    after = metric.measure(SAMPLES[:9])
+    for name, numbers in before.items():
+        np.testing.assert_array_equal(after[name], numbers)
+
+
+def test_every_definition_names_a_version(metric: Metric) -> None:
+    for definition in metric.definition.values():
+        assert re.search(r"\bv\d|\b\d+\.\d+|version:\d", definition), definition
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(SAMPLES), min_size=1, max_size=12))
+def test_an_error_of_exactly_zero_is_never_printed_inside_the_range(samples: list[Sample]) -> None:
+    for metric in MADE:
+        for name, value in summary(metric, samples).items():
+            lowest, highest = metric.range[name]
+            if value.value is None:
+                continue
+            inside = highest is not None and lowest < value.value < highest
+            if inside:
+                assert value.stderr is None or value.stderr > 0, (name, value)
+                assert value.stderr is not None or value.reason
+            if value.stderr is not None:
+                assert value.low is not None
+                assert value.high is not None
+                assert lowest <= value.low <= value.value + 1e-9 <= value.high + 2e-9
+                assert highest is None or value.high <= highest + 1e-9  # sacreBLEU itself rounds up
+
+
 def test_the_order_of_samples_does_not_matter(metric: Metric) -> None:
     order = list(range(len(SAMPLES)))
     random.Random(5).shuffle(order)
@@ -112,7 +169,7 @@ def test_the_order_of_samples_does_not_matter(metric: Metric) -> None:
     items, mixed_items = metric.items(SAMPLES), metric.items(mixed)
     for name in metric.names:
         assert mixed_items[name] == [items[name][i] for i in order]
-    values, mixed_values = metric.summarise(SAMPLES), metric.summarise(mixed)
+    values, mixed_values = summary(metric, SAMPLES), summary(metric, mixed)
     for name in metric.names:
         assert numbers(mixed_values[name]) == pytest.approx(numbers(values[name]), rel=1e-12)
         assert mixed_values[name].n == values[name].n
@@ -120,20 +177,20 @@ def test_the_order_of_samples_does_not_matter(metric: Metric) -> None:
 
 def test_no_sample_gives_no_value_and_a_reason(metric: Metric) -> None:
     assert metric.items([]) == {name: [] for name in metric.names}
-    for value in metric.summarise([]).values():
+    for value in summary(metric, []).values():
         assert (value.value, value.stderr, value.low, value.high, value.n) == (None, None, None, None, 0)
         assert value.reason == "no samples"
 
 
 def test_one_sample_has_no_standard_error(metric: Metric) -> None:
-    for value in metric.summarise([SAMPLES[-1]]).values():
+    for value in summary(metric, [SAMPLES[-1]]).values():
         assert value.stderr is None
         assert value.reason
 
 
 def test_an_error_of_zero_belongs_to_the_ends_of_the_range(metric: Metric) -> None:
     same = [dataclasses.replace(SAMPLES[34], key=str(i)) for i in range(7)]
-    for name, value in metric.summarise(same).items():
+    for name, value in summary(metric, same).items():
         lowest, highest = metric.range[name]
         if value.value is not None and highest is not None and lowest < value.value < highest:
             assert value.stderr is None
@@ -155,7 +212,7 @@ def test_two_metrics_of_one_name_are_refused() -> None:
 
 def test_options_reach_their_file_and_mistakes_are_named() -> None:
     by_file = dict(zip(found(), load_all({"exact_match": {"flexible": None}}), strict=True))
-    assert by_file["exact_match"].summarise(SAMPLES)["exact_match_flexible"].value is None
+    assert summary(by_file["exact_match"], SAMPLES)["exact_match_flexible"].value is None
     with pytest.raises(ConfigError, match="did you mean 'rouge_l'"):
         load("rouge_ll")
     with pytest.raises(ConfigError, match="exact_match"):

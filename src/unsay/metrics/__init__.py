@@ -1,8 +1,9 @@
 """The contract of a metric, and `score`, which runs every metric file found in this folder.
 
-One file per idea, one frozen dataclass per file; its fields are its options. A metric reads samples (visible text,
-gold answer, accounting) and gives numbers: per item and summed up, on the 0-100 scale of the page unless its range says
-otherwise. Knows nothing about datasets, models, files or formatting, and never imports torch.
+One file per idea, one frozen dataclass per file; its fields are its options. A metric turns samples (visible text, gold
+answer, accounting) into a few numbers each, and sums up from those numbers alone: so samples may be measured in parts,
+in any process, and their texts forgotten. Values are on the 0-100 scale of the page unless its range says otherwise.
+Knows nothing about datasets, models, files or formatting, and never imports torch.
 
     values = score(samples).values
 """
@@ -15,21 +16,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unsay import catalog, stats
 from unsay.errors import ConfigError, UnsayError
 from unsay.records import ItemScores, MetricValue, Sample, short_hash
 
+Measured = dict[str, NDArray[np.float64]]
+"""Per metric name, what each sample adds: one row per sample, in the samples' order.
+
+- Shape (n,): its score. NaN: it has none.
+- Shape (n, 2): what it adds above and below the line of a ratio of sums; its score is the quotient. NaN: unknown; 0
+  below the line: it adds nothing.
+- Wider: what it adds to the totals of a corpus statistic. It has no score of its own.
+"""
 Items = dict[str, list[float | None]]
 """Per metric name, one score per sample in the samples' order; None where there is none."""
 Range = tuple[float, float | None]
 """Lowest and highest possible value; None: no upper end."""
+ItemColumn = Sequence[float | None] | NDArray[np.float64]
+"""Scores of items, with None or NaN where there is none."""
 
 PERCENT: Range = (0.0, 100.0)
 NO_SAMPLES = "no samples"
+ROUNDING = 1e-10
+"""No score differs by as little: the standard error of 20 million items of which one is wrong is 5e-6."""
 
 
 class Metric(Protocol):
-    """What every metric file provides. The order of the samples never matters."""
+    """What every metric file provides; inherit from it for `items`. The order of the samples never matters."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,11 +63,15 @@ class Metric(Protocol):
     def definition(self) -> Mapping[str, str]:
         """Name and version of what is computed, per name: values compare only where this is equal."""
 
-    def items(self, samples: Sequence[Sample]) -> Items:
-        """Score each sample. A corpus statistic, which no item has, gives None for each."""
+    def measure(self, samples: Sequence[Sample]) -> Measured:
+        """Turn each sample into numbers that depend on no other sample, per name."""
 
-    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
-        """Sum up all samples. `items` are the scores of these samples, where they are at hand already."""
+    def summarise(self, measured: Measured) -> dict[str, MetricValue]:
+        """Sum up all samples from what `measure` gave, put together in the samples' order where it came in parts."""
+
+    def items(self, samples: Sequence[Sample]) -> Items:
+        """Score each sample."""
+        return item_scores(self.measure(samples))
 
 
 @dataclass(frozen=True)
@@ -67,15 +87,27 @@ def score(samples: Sequence[Sample], metrics: Sequence[Metric] | None = None) ->
 
     Raises UnsayError where two metrics use one name.
     """
+    measures = check_names(load_all() if metrics is None else metrics)
     items: Items = {}
     values: dict[str, MetricValue] = {}
-    for metric in load_all() if metrics is None else metrics:
-        if twice := sorted(set(metric.names) & set(values)):
-            raise UnsayError(f"two metrics are called {', '.join(twice)}; rename one or leave one out")
-        scored = metric.items(samples)
-        items.update(scored)
-        values.update(metric.summarise(samples, scored))
+    for metric in measures:
+        measured = metric.measure(samples)
+        items.update(item_scores(measured))
+        values.update(metric.summarise(measured))
     return Scores(items, values)
+
+
+def item_scores(measured: Measured) -> Items:
+    """Give the scores of the samples from what was measured."""
+    return {name: _scores(numbers) for name, numbers in measured.items()}
+
+
+def check_names(metrics: Sequence[Metric]) -> Sequence[Metric]:
+    """Return the metrics. Raises UnsayError where two of them use one name."""
+    names = [name for metric in metrics for name in metric.names]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UnsayError(f"two metrics are called {', '.join(twice)}; rename one or leave one out")
+    return metrics
 
 
 def found() -> tuple[str, ...]:
@@ -113,6 +145,18 @@ def by_item(samples: Sequence[Sample], items: Items) -> Iterator[ItemScores]:
         yield ItemScores(sample.key, question, short_hash(sample.label), scores)
 
 
+def _scores(numbers: NDArray[np.float64]) -> list[float | None]:
+    if numbers.ndim == 2:
+        if numbers.shape[1] != 2:
+            return [None] * len(numbers)
+        above, below = numbers.T
+        numbers = np.divide(above, below, out=np.full(len(numbers), np.nan), where=below > 0)
+    scores: list[float | None] = numbers.tolist()
+    for at in np.flatnonzero(np.isnan(numbers)).tolist():
+        scores[at] = None
+    return scores
+
+
 # -- summing up, shared by the metric files ---------------------------------------------------------------------------
 
 
@@ -126,13 +170,14 @@ def from_estimate(
 ) -> MetricValue:
     """Turn an estimate into a metric value, times `scale`.
 
-    A standard error of exactly 0 strictly inside a bounded range (all items scored the same) says nothing about the
-    spread: it becomes None with a reason, and so does its interval.
+    A standard error of 0 strictly inside a bounded range (all items scored the same), or of what rounding leaves of 0,
+    says nothing about the spread: it becomes None with a reason, and so does its interval.
     """
     if found.value is None:
         return missing(definition, NO_SAMPLES if found.n == 0 else str(found.reason))
-    value, highest = found.value * scale, limits[1]
-    if found.stderr == 0 and highest is not None and limits[0] < value < highest:
+    value, (lowest, highest) = found.value * scale, limits
+    none = found.stderr is not None and found.stderr * scale <= ROUNDING
+    if none and highest is not None and lowest + ROUNDING < value < highest - ROUNDING:
         reason = f"all {found.n} items score the same: no standard error"
         return MetricValue(value, None, None, None, found.n, definition, reason)
 
@@ -144,23 +189,32 @@ def from_estimate(
     )
 
 
-def averaged(scores: Sequence[float | None], definition: str, limits: Range = PERCENT) -> MetricValue:
-    """Average item scores, leaving out None; the interval is the normal one, cut to the range."""
-    return from_estimate(stats.mean((s for s in scores if s is not None), bounds=limits), definition, limits)
+def averaged(scores: ItemColumn, definition: str, limits: Range = PERCENT) -> MetricValue:
+    """Average item scores, leaving out those that are none; the interval is the normal one, cut to the range."""
+    return from_estimate(stats.mean(_there(scores), bounds=limits), definition, limits)
 
 
-def share(scores: Sequence[float | None], definition: str) -> MetricValue:
-    """Average item scores that are 0 or 100, leaving out None; the interval is Wilson's."""
-    counted = [s for s in scores if s is not None]
-    right = sum(s == 100.0 for s in counted)
-    return from_estimate(stats.proportion(right, len(counted)), definition, PERCENT, scale=100.0)
+def share(scores: ItemColumn, definition: str) -> MetricValue:
+    """Average item scores that are 0 or 100, leaving out those that are none; the interval is Wilson's."""
+    counted = _there(scores)
+    return from_estimate(stats.proportion(counted.count(100.0), len(counted)), definition, PERCENT, scale=100.0)
 
 
-def same_mean(value: MetricValue, mean: float) -> MetricValue:
-    """Replace the value by the same mean summed in another order, as a peer sums it; check that it is the same.
+def numpy_mean(scores: NDArray[np.float64], value: MetricValue) -> MetricValue:
+    """Replace the value by the mean that `np.mean` finds, as a peer that uses it: the last digit may be another.
 
     Raises UnsayError where it is another number.
     """
-    if value.value is None or not math.isclose(value.value, mean, rel_tol=1e-9, abs_tol=1e-9):
+    if value.value is None:
+        return value
+    mean = float(np.mean(np.ascontiguousarray(scores)))
+    if not math.isclose(value.value, mean, rel_tol=1e-9, abs_tol=1e-9):
         raise UnsayError(f"expected two orders of summing to agree, got {value.value} and {mean}")
     return dataclasses.replace(value, value=mean)
+
+
+def _there(scores: ItemColumn) -> list[float]:
+    if isinstance(scores, np.ndarray):
+        there: list[float] = scores[~np.isnan(scores)].tolist()
+        return there
+    return [score for score in scores if score is not None]

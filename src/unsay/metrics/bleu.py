@@ -5,7 +5,7 @@ each item adds is in `counts`; `corpus_bleu` makes BLEU of any sums of them (a r
 
     >>> from unsay.records import Sample
     >>> label, predict = "She has 18 eggs left in all today .", "She has 18 eggs left in all ."
-    >>> value = Bleu().summarise([Sample("0", "", label, predict)])["bleu"]
+    >>> value = Bleu().summarise(Bleu().measure([Sample("0", "", label, predict)]))["bleu"]
     >>> round(value.value, 2), value.stderr, value.n
     (76.73, None, 1)
 """
@@ -16,27 +16,26 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unsay import stats
 from unsay.errors import ConfigError
-from unsay.metrics import PERCENT, Items, Range, from_estimate
+from unsay.metrics import PERCENT, Measured, Metric, Range, from_estimate
+from unsay.ngrams import LONGEST_NUMBERED, MOST_WORDS, ORDERS, Pair, Remembered, Words, batches, clipped_matches
 from unsay.records import MetricValue, Sample
 
-if TYPE_CHECKING:
-    from sacrebleu.metrics.bleu import BLEU
-
 NAME = "bleu"
-ORDERS = 4
+JOINING = ("-\n", "<skipped>")
+"""What tokenizer 13a drops, joining what stands around it; apart from that it cuts what blanks separate one by one."""
 LOG_OF_ZERO = -9999999999.0
 """sacreBLEU's logarithm of a precision of 0."""
 
 
 @dataclass(frozen=True)
-class Bleu:
+class Bleu(Metric):
     """Corpus BLEU by sacreBLEU (one reference, 13a tokens, exponential smoothing).
 
     `tokenize`: a sacreBLEU tokenizer. `resamples`, `seed`: of the bootstrap that gives error and interval.
@@ -54,11 +53,11 @@ class Bleu:
     def definition(self) -> dict[str, str]:
         return {NAME: f"sacreBLEU {_signature(self.tokenize)}"}
 
-    def items(self, samples: Sequence[Sample]) -> Items:
-        return {NAME: [None] * len(samples)}
+    def measure(self, samples: Sequence[Sample]) -> Measured:
+        return {NAME: self.counts(samples)}
 
-    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
-        rows = self.counts(samples)
+    def summarise(self, measured: Measured) -> dict[str, MetricValue]:
+        rows = measured[NAME]
         found = stats.bootstrap(rows, corpus_bleu, resamples=self.resamples, seed=self.seed)
         value = from_estimate(found, self.definition[NAME], PERCENT)
         if found.n:  # sacreBLEU's own arithmetic, so that all digits are its
@@ -67,12 +66,17 @@ class Bleu:
 
     def counts(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
         """What each sample adds, (items, 10): length, reference length, matches of order 1-4, n-grams of order 1-4."""
-        scorer = _scorer(self.tokenize)
-        rows = np.zeros((len(samples), 2 + 2 * ORDERS), dtype=np.float64)
-        for row, sample in zip(rows, samples, strict=True):
-            found = scorer.sentence_score(sample.predict, [sample.label])
-            row[:] = [found.sys_len, found.ref_len, *found.counts, *found.totals]
-        return rows
+        tokens = _tokens(self.tokenize)
+        rows = [np.zeros((0, 2 + 2 * ORDERS))]
+        for batch in batches((sample.predict, sample.label) for sample in samples):
+            if len(batch) == 1 and sum(map(len, batch[0])) > LONGEST_NUMBERED:
+                rows.append(_plain_counts(self.tokenize, *batch[0]))
+                continue
+            pairs = tokens.numbered(batch)
+            lengths = np.array([(len(hypothesis), len(reference)) for hypothesis, reference in pairs], dtype=np.float64)
+            grams = np.maximum(lengths[:, :1] - np.arange(ORDERS), 0)
+            rows.append(np.concatenate([lengths, clipped_matches(pairs), grams], axis=1))
+        return np.concatenate(rows)
 
 
 def corpus_bleu(totals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,21 +104,60 @@ def _score(rows: NDArray[np.float64]) -> float:
     return float(found.score)
 
 
-@cache
-def _scorer(tokenize: str) -> BLEU:
-    """A scorer for counts only; the effective order, which does not change them, keeps its warning quiet."""
+def _plain_counts(tokenize: str, hypothesis: str, reference: str) -> NDArray[np.float64]:
     from sacrebleu.metrics.bleu import BLEU
 
-    if tokenize not in BLEU.TOKENIZERS:
-        raise ConfigError(f"bleu: sacreBLEU has no tokenizer {tokenize!r}; it has: {', '.join(BLEU.TOKENIZERS)}")
-    return BLEU(tokenize=tokenize, effective_order=True)
+    found = BLEU(tokenize=tokenize, effective_order=True).sentence_score(hypothesis, [reference])
+    return np.array([[found.sys_len, found.ref_len, *found.counts, *found.totals]], dtype=np.float64)
+
+
+class _Tokens:
+    """sacreBLEU's tokens of texts, each token numbered with a character of its own."""
+
+    def __init__(self, tokenize: str) -> None:
+        from sacrebleu.metrics.bleu import BLEU
+
+        if tokenize not in BLEU.TOKENIZERS:
+            raise ConfigError(f"bleu: sacreBLEU has no tokenizer {tokenize!r}; it has: {', '.join(BLEU.TOKENIZERS)}")
+        self._tokenizer: Any = BLEU(tokenize=tokenize).tokenizer
+        self._by_chunk = tokenize == "13a"
+        self._forget()
+
+    def numbered(self, pairs: list[Pair]) -> list[Pair]:
+        if len(self._words) > MOST_WORDS:
+            self._forget()
+        numbered = [(self._numbered(hypothesis), self._numbered(reference)) for hypothesis, reference in pairs]
+        for tokenizer in (self._tokenizer, getattr(self._tokenizer, "_post_tokenizer", None)):
+            if clear := getattr(type(tokenizer).__call__, "cache_clear", None):
+                clear()  # sacreBLEU keeps the last 65,536 texts
+        return numbered
+
+    def _forget(self) -> None:
+        self._words = Words()
+        self._chunks = Remembered(self._cut)
+
+    def _numbered(self, text: str) -> str:
+        line = text.rstrip()
+        if self._by_chunk and not any(mark in line for mark in JOINING):
+            chunks = self._chunks
+            return "".join([chunks[chunk] for chunk in line.split()])
+        return self._cut(line)
+
+    def _cut(self, text: str) -> str:
+        words = self._words
+        return "".join([words[word] for word in self._tokenizer(text).split()])
+
+
+@cache
+def _tokens(tokenize: str) -> _Tokens:
+    return _Tokens(tokenize)
 
 
 @cache
 def _signature(tokenize: str) -> str:
     from sacrebleu.metrics.bleu import BLEU
 
-    _scorer(tokenize)  # refuses an unknown tokenizer
+    _tokens(tokenize)  # refuses an unknown tokenizer
     scorer = BLEU(tokenize=tokenize)
     scorer.corpus_score(["a"], [["a"]])  # the number of references is known only after scoring
     return str(scorer.get_signature())

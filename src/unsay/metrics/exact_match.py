@@ -19,7 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unsay.metrics import PERCENT, Items, Range, missing, share
+import numpy as np
+from numpy.typing import NDArray
+
+from unsay.metrics import PERCENT, Measured, Metric, Range, missing, share
 from unsay.records import MetricValue, Sample
 
 INVALID = "[invalid]"
@@ -30,7 +33,7 @@ GSM8K_IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
 
 
 @dataclass(frozen=True)
-class ExactMatch:
+class ExactMatch(Metric):
     """Share of answers whose extracted final answer equals the gold one (lm-eval's strict and flexible filters).
 
     `strict`, `flexible`: patterns, None where the dataset defines none. `ignored`: patterns removed from both sides, in
@@ -55,22 +58,21 @@ class ExactMatch:
         own += "" if self.ignore_case else " case-sensitive"
         return {STRICT: f"{self.source} strict-match{own}", FLEXIBLE: f"{self.source} flexible-extract{own}"}
 
-    def items(self, samples: Sequence[Sample]) -> Items:
+    def measure(self, samples: Sequence[Sample]) -> Measured:
         golds = [self._normalised(self._cut(sample.label)) for sample in samples]
         return {
             STRICT: self._matches(samples, golds, self.strict, 0),
             FLEXIBLE: self._matches(samples, golds, self.flexible, -1),
         }
 
-    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
-        scored = self.items(samples) if items is None else items
+    def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         values = {}
         for name, pattern in ((STRICT, self.strict), (FLEXIBLE, self.flexible)):
             definition = self.definition[name]
             if pattern is None:
                 values[name] = missing(definition, "the dataset defines no pattern for it")
             else:
-                values[name] = share(scored[name], definition)
+                values[name] = share(measured[name], definition)
         return values
 
     def _cut(self, label: str) -> str:
@@ -78,12 +80,12 @@ class ExactMatch:
 
     def _matches(
         self, samples: Sequence[Sample], golds: list[str], pattern: str | None, which: int
-    ) -> list[float | None]:
+    ) -> NDArray[np.float64]:
         if pattern is None:
-            return [None] * len(samples)
+            return np.full(len(samples), np.nan)
         compiled = re.compile(pattern)
         found = (self._normalised(_extract(compiled, sample.predict, which)) for sample in samples)
-        return [100.0 if answer == gold else 0.0 for answer, gold in zip(found, golds, strict=True)]
+        return np.array([100.0 * (answer == gold) for answer, gold in zip(found, golds, strict=True)])
 
     def _normalised(self, text: str) -> str:
         # lm-eval keeps the strings in numpy arrays, which drop trailing NULs and never grow when lower-cased

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from rapidfuzz.distance import LCSseq
 
-from unsay.metrics import PERCENT, Items, Range, averaged
+from unsay.metrics import PERCENT, Measured, Metric, Range, averaged
 from unsay.records import MetricValue, Sample
 
 NAME = "rouge_l"
@@ -24,7 +25,7 @@ WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
-class RougeL:
+class RougeL(Metric):
     """Mean ROUGE-L F1 over lower-cased words, as in Google's rouge-score without stemming."""
 
     names: ClassVar[tuple[str, ...]] = (NAME,)
@@ -32,12 +33,12 @@ class RougeL:
     range: ClassVar[Mapping[str, Range]] = {NAME: PERCENT}
     definition: ClassVar[Mapping[str, str]] = {NAME: "rouge-score 0.1.2 rougeL fmeasure, use_stemmer=False"}
 
-    def items(self, samples: Sequence[Sample]) -> Items:
-        return {NAME: [rouge_l(sample.predict, sample.label) for sample in samples]}
+    def measure(self, samples: Sequence[Sample]) -> Measured:
+        scores = (rouge_l(sample.predict, sample.label) for sample in samples)
+        return {NAME: np.fromiter(scores, dtype=np.float64, count=len(samples))}
 
-    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
-        scores = (self.items(samples) if items is None else items)[NAME]
-        return {NAME: averaged(scores, self.definition[NAME])}
+    def summarise(self, measured: Measured) -> dict[str, MetricValue]:
+        return {NAME: averaged(measured[NAME], self.definition[NAME])}
 
 
 def rouge_l(predict: str, label: str) -> float:

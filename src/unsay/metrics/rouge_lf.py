@@ -1,4 +1,4 @@
-"""LLaMA-Factory's ROUGE-1, ROUGE-2 and ROUGE-L on jieba tokens, all digits equal.
+r"""LLaMA-Factory's ROUGE-1, ROUGE-2 and ROUGE-L on jieba tokens, all digits equal.
 
 Its formulas are rouge-chinese 1.0.3's f-scores of the space-joined jieba tokens, times 100, rounded to 4 digits per
 sample. Two of its habits matter: ROUGE-1/2 count *different* n-grams, and a line that holds only blanks becomes one
@@ -15,26 +15,31 @@ import importlib
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 
-from unsay.metrics import PERCENT, Items, Range, averaged, same_mean
+from unsay.metrics import PERCENT, Measured, Metric, Range, averaged, numpy_mean
+from unsay.ngrams import LONGEST_NUMBERED, MOST_WORDS, Pair, Remembered, Words, batches, different
 from unsay.records import MetricValue, Sample
 
 NAMES = ("rouge_1_lf", "rouge_2_lf", "rouge_l_lf")
-REMEMBERED_PIECES = 1 << 16
-LONGEST_REMEMBERED = 64
 
 PIECES = re.compile(r"([\u4E00-\u9FD5a-zA-Z0-9+#&\._%\-]+)")
 """jieba cuts each match by itself, and the characters between matches one by one: so a piece can be remembered."""
-MARKS = re.compile(r"[。！？?…\n]|\.{6}")
-"""Without one of these a text is one sentence."""
+PLAIN = re.compile(r"(?!.*(?:[cC]\+\+|[cC]#|AT&T))[a-zA-Z0-9+#&._%\-]+")
+"""A piece in which jieba's dictionary knows no word: it has five without a Chinese character."""
+PLAIN_TOKENS = re.compile(r"([a-zA-Z0-9]+(?:\.[0-9]+)?%?)")
+"""How jieba cuts such a piece: each match is a token, and so is what stands between two."""
+SENTENCE_END = re.compile(r"[。！？?]")
+SIX_DOTS = "......"
+BLANK_LINE = re.compile(r"[\n。！？?][^\S\n]*\n")
 SENTENCE_ENDS = (
     (re.compile(r"([。！？\?])([^”’])"), r"\1\n\2"),
     (re.compile(r"(\.{6})([^”’])"), r"\1\n\2"),
@@ -42,11 +47,11 @@ SENTENCE_ENDS = (
     (re.compile(r"([。！？\?][”’])([^，。！？\?])"), r"\1\n\2"),
 )
 BLANK = "\n"
-"""Stands for the empty token: no word contains a line break, and rapidfuzz takes "" and NUL for the same."""
+"""Stands for the empty token: no word contains a line break."""
 
 
 @dataclass(frozen=True)
-class RougeLF:
+class RougeLF(Metric):
     """Mean ROUGE-1, ROUGE-2 and ROUGE-L f-scores as LLaMA-Factory computes them (jieba, rouge-chinese)."""
 
     names: ClassVar[tuple[str, ...]] = NAMES
@@ -57,39 +62,35 @@ class RougeLF:
         for name, peer in zip(NAMES, ("rouge-1", "rouge-2", "rouge-l"), strict=True)
     }
 
-    def items(self, samples: Sequence[Sample]) -> Items:
-        scored = [rouge(sample.predict, sample.label) for sample in samples]
-        return {name: [scores[column] for scores in scored] for column, name in enumerate(NAMES)}
+    def measure(self, samples: Sequence[Sample]) -> Measured:
+        scores = rouge([(sample.predict, sample.label) for sample in samples])
+        return {name: scores[:, column] for column, name in enumerate(NAMES)}
 
-    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
-        scored = self.items(samples) if items is None else items
-        values = {}
-        for name in NAMES:
-            scores = [s for s in scored[name] if s is not None]
-            value = averaged(scored[name], self.definition[name])
-            values[name] = same_mean(value, float(np.mean(scores))) if scores else value
-        return values
+    def summarise(self, measured: Measured) -> dict[str, MetricValue]:
+        return {name: numpy_mean(measured[name], averaged(measured[name], self.definition[name])) for name in NAMES}
 
 
-def rouge(predict: str, label: str) -> tuple[float, float, float]:
-    """Score one pair: ROUGE-1, ROUGE-2, ROUGE-L, 0-100, rounded to 4 digits; 0 where either side is blank."""
-    hypothesis, reference = words(predict), words(label)
-    if not hypothesis or not reference:
-        return 0.0, 0.0, 0.0
-    common = LCSseq.similarity(hypothesis, reference)
-    return (
-        _overlap(set(hypothesis), set(reference)),
-        _overlap(set(pairwise(hypothesis)), set(pairwise(reference))),
-        _f_score(len(hypothesis), len(reference), common),
-    )
+def rouge(pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """Score (hypothesis, reference) pairs, (n, 3): ROUGE-1, -2, -L, 0-100, 4 digits; 0 where either side is blank."""
+    counted = [_counts(batch) for batch in batches(pairs)]
+    if not counted:
+        return np.zeros((0, len(NAMES)))
+    hypothesis, reference, common = np.moveaxis(np.concatenate(counted).astype(np.float64), 2, 0)
+    precision = np.divide(common, hypothesis, out=np.zeros_like(common), where=hypothesis > 0)
+    recall = np.divide(common, reference, out=np.zeros_like(common), where=reference > 0)
+    scores = 2.0 * ((precision * recall) / (precision + recall + 1e-8)) * 100
+    return np.array([round(score, 4) for score in scores.ravel().tolist()]).reshape(scores.shape)
+
+
+def longest_common(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
+    """Length of the longest common subsequence of two lists of words, or of two strings with one character a word."""
+    return int(LCSseq.similarity(hypothesis, reference))
 
 
 def words(text: str) -> list[str]:
     """Cut a text into the words rouge-chinese sees; none where it is blank."""
-    remembered = _pieces()
-    joined = " ".join([remembered[piece] for piece in PIECES.split(text) if piece])
-    if not MARKS.search(joined):
-        return joined.split()
+    pieces = _dictionary().pieces
+    joined = " ".join([token for piece in PIECES.split(text) if piece for token in pieces[piece]])
     if not joined.strip():
         return []
     for pattern, replacement in SENTENCE_ENDS:
@@ -101,25 +102,38 @@ def words(text: str) -> list[str]:
     return found
 
 
-def _overlap(hypothesis: Set[object], reference: Set[object]) -> float:
-    return _f_score(len(hypothesis), len(reference), len(hypothesis & reference))
+def _counts(pairs: list[Pair]) -> NDArray[np.int64]:
+    """Per pair and ROUGE: what the hypothesis has, what the reference has, what both have; (n, 3, 3)."""
+    if len(pairs) == 1 and sum(map(len, pairs[0])) > LONGEST_NUMBERED:
+        return _plain_counts(words(pairs[0][0]), words(pairs[0][1]))
+    dictionary = _dictionary()
+    if len(dictionary.words) >= MOST_WORDS:
+        dictionary.forget()
+    texts = [dictionary.numbered(text) for pair in pairs for text in pair]
+    counts = np.zeros((len(pairs), 3, 3), dtype=np.int64)
+    counts[:, :2] = different(texts)
+    counts[:, 2, 0] = [len(text) for text in texts[::2]]
+    counts[:, 2, 1] = [len(text) for text in texts[1::2]]
+    counts[:, 2, 2] = [longest_common(*sides) for sides in zip(texts[::2], texts[1::2], strict=True)]
+    return counts
 
 
-def _f_score(hypothesis: int, reference: int, common: int) -> float:
-    precision = common / hypothesis if hypothesis else 0.0
-    recall = common / reference if reference else 0.0
-    return round(2.0 * ((precision * recall) / (precision + recall + 1e-8)) * 100, 4)
+def _plain_counts(hypothesis: list[str], reference: list[str]) -> NDArray[np.int64]:
+    rows = []
+    for of in (set, lambda words: set(pairwise(words))):
+        ours, theirs = of(hypothesis), of(reference)
+        rows.append((len(ours), len(theirs), len(ours & theirs)))
+    return np.array([[*rows, (len(hypothesis), len(reference), longest_common(hypothesis, reference))]])
 
 
-class _Pieces(dict[str, str]):
-    """The jieba tokens of a piece of text, joined with spaces; short pieces are remembered.
+class _Dictionary:
+    """jieba's cuts, each made once.
 
     Loads the dictionary (about a second). The tokenizer is our own: words that somebody adds to jieba's shared one do
     not change a score.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # jieba's sources have invalid escapes, reported when first compiled
             jieba: Any = importlib.import_module("jieba")
@@ -130,16 +144,40 @@ class _Pieces(dict[str, str]):
             self._tokenizer.initialize()
         finally:
             jieba.default_logger.setLevel(level)
+        self.forget()
 
-    def __missing__(self, piece: str) -> str:
-        tokens = " ".join(self._tokenizer.cut(piece))
-        if len(piece) <= LONGEST_REMEMBERED:
-            if len(self) >= REMEMBERED_PIECES:
-                self.clear()
-            self[piece] = tokens
-        return tokens
+    def forget(self) -> None:
+        """Start numbering again: numbers given out before mean nothing from here on."""
+        self.words = Words()
+        self.pieces = Remembered(self._cut)
+        self._chunks = Remembered(self._numbered_chunk)
+
+    def numbered(self, text: str) -> str:
+        """Cut a text as `words` does, and give each word as the character that stands for it."""
+        if SIX_DOTS in text:
+            return "".join([self.words[word] for word in words(text)])
+        chunks = self._chunks
+        if not BLANK_LINE.search(text) and not text[:1].isspace():
+            return "".join([chunks[chunk] for chunk in text.split()])
+        found = []
+        for at, line in enumerate(SENTENCE_END.sub(r"\g<0>\n", text).rstrip().split("\n")):
+            here = line.split()
+            if here:
+                found += [chunks[chunk] for chunk in here]
+            elif line or at:  # jieba's tokens are joined with spaces: only a break at the very start leaves nothing
+                found.append(self.words[BLANK])
+        return "".join(found)
+
+    def _numbered_chunk(self, chunk: str) -> str:
+        words, pieces = self.words, self.pieces
+        return "".join([words[word] for piece in PIECES.split(chunk) if piece for word in pieces[piece]])
+
+    def _cut(self, piece: str) -> list[str]:
+        if PLAIN.fullmatch(piece):
+            return [token for token in PLAIN_TOKENS.split(piece) if token]
+        return list(self._tokenizer.cut(piece))
 
 
 @cache
-def _pieces() -> _Pieces:
-    return _Pieces()
+def _dictionary() -> _Dictionary:
+    return _Dictionary()

@@ -6,29 +6,36 @@ rate per token weighs every token alike; its error takes the answer as the unit 
 
     >>> from unsay.records import Counts, Sample
     >>> counts = Counts(10, 6, 2, 2, 0, 1, (2,), (3,), 5)  # 10 sampled, 6 survive, 2 popped by 2 undos in one episode
-    >>> values = Undo().summarise([Sample("0", "", "", "", "eos", counts)])
+    >>> values = Undo().summarise(Undo().measure([Sample("0", "", "", "", "eos", counts)]))
     >>> [values[name].value for name in ("undo_rate_token", "waste", "undo_run_length", "undo_first_position")]
     [20.0, 40.0, 2.0, 5.0]
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unsay import stats
-from unsay.metrics import NO_SAMPLES, PERCENT, Items, Range, from_estimate, missing, share
+from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Range, from_estimate, missing, share
 from unsay.records import BUDGET_REASONS, Counts, MetricValue, Sample
 
-Part = tuple[float, float] | None
-"""What one answer adds above and below the line; None where the measure does not apply to it."""
+Part = tuple[float, float]
+"""What one answer adds above and below the line."""
 
 COUNT: Range = (0.0, None)
 NO_COUNTS = "no accounting of the trace"
 NO_REASON = "no finish reason"
 NO_UNDO = "no answer has an undo"
 NO_TOKEN = "no answer has a token"
+NOTHING: Part = (0.0, 0.0)
+"""The measure does not apply to the answer."""
+UNKNOWN: Part = (math.nan, math.nan)
 
 
 class Measure(NamedTuple):
@@ -47,15 +54,15 @@ def _undo_tokens(counts: Counts) -> int:
 
 
 def _per_token(amount: int, counts: Counts) -> Part:
-    return (100.0 * amount, counts.sampled) if counts.sampled else None
+    return (100.0 * amount, counts.sampled) if counts.sampled else NOTHING
 
 
 def _per_episode(amounts: tuple[int, ...]) -> Part:
-    return (sum(amounts), len(amounts)) if amounts else None
+    return (sum(amounts), len(amounts)) if amounts else NOTHING
 
 
 def _first_undo(counts: Counts) -> Part:
-    return None if counts.first_undo is None else (counts.first_undo, 1)
+    return NOTHING if counts.first_undo is None else (counts.first_undo, 1)
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -77,7 +84,7 @@ MEASURES: Mapping[str, Measure] = {
         False,
     ),
     "underflow_per_answer": Measure("undos with nothing to pop per answer", lambda c: (c.underflows, 1), COUNT, False),
-    "truncated": Measure("% of answers ended by a budget", lambda c: None, PERCENT, False),
+    "truncated": Measure("% of answers ended by a budget", lambda c: NOTHING, PERCENT, False),
     "undo_left": Measure("undo ids left in the final answer, per answer", lambda c: (c.undo_left, 1), COUNT, False),
     "sampled_tokens": Measure("sampled tokens per answer", lambda c: (c.sampled, 1)),
 }
@@ -86,7 +93,7 @@ SHARES = ("undo_answers", "truncated")
 
 
 @dataclass(frozen=True)
-class Undo:
+class Undo(Metric):
     """Accounting of retracted tokens: how often, how many, how deep, how much was wasted."""
 
     names: ClassVar[tuple[str, ...]] = tuple(MEASURES)
@@ -94,43 +101,39 @@ class Undo:
     range: ClassVar[Mapping[str, Range]] = {name: measure.range for name, measure in MEASURES.items()}
     definition: ClassVar[Mapping[str, str]] = {name: f"unsay undo v1: {m.text}" for name, m in MEASURES.items()}
 
-    def items(self, samples: Sequence[Sample]) -> Items:
-        return {name: [_item(_part(name, sample)) for sample in samples] for name in MEASURES}
+    def measure(self, samples: Sequence[Sample]) -> Measured:
+        return {name: _parts(name, samples) for name in MEASURES}
 
-    def summarise(self, samples: Sequence[Sample], items: Items | None = None) -> dict[str, MetricValue]:
-        return {name: self._value(name, samples) for name in MEASURES}
+    def summarise(self, measured: Measured) -> dict[str, MetricValue]:
+        return {name: self._value(name, measured[name]) for name in MEASURES}
 
-    def _value(self, name: str, samples: Sequence[Sample]) -> MetricValue:
+    def _value(self, name: str, parts: NDArray[np.float64]) -> MetricValue:
         definition, limits = self.definition[name], MEASURES[name].range
-        known = [sample for sample in samples if _is_known(name, sample)]
+        known = parts[~np.isnan(parts[:, 1])]
         lacking = NO_REASON if name == "truncated" else NO_COUNTS
-        if not known:
-            return missing(definition, f"{lacking} in any of {len(samples)} samples" if samples else NO_SAMPLES)
-        parts = [part for part in (_part(name, sample) for sample in known) if part is not None]
-        if not parts:
+        if len(known) == 0:
+            return missing(definition, f"{lacking} in any of {len(parts)} samples" if len(parts) else NO_SAMPLES)
+        above, below = known[known[:, 1] > 0].T
+        if len(below) == 0:
             return missing(definition, MEASURES[name].none)
         if name in SHARES:
-            value = share([_item(part) for part in parts], definition)
+            value = share(above / below, definition)
         else:
-            above, below = zip(*parts, strict=True)
-            value = from_estimate(stats.ratio(above, below, bounds=limits), definition, limits)
-        if len(known) == len(samples):
+            value = from_estimate(stats.ratio(above.tolist(), below.tolist(), bounds=limits), definition, limits)
+        if len(known) == len(parts):
             return value
-        left_out = f"left out {len(samples) - len(known)} of {len(samples)} samples: {lacking}"
+        left_out = f"left out {len(parts) - len(known)} of {len(parts)} samples: {lacking}"
         return replace(value, reason="; ".join(filter(None, (left_out, value.reason))))
 
 
-def _is_known(name: str, sample: Sample) -> bool:
-    return (sample.finish_reason if name == "truncated" else sample.counts) is not None
-
-
-def _part(name: str, sample: Sample) -> Part:
-    if not _is_known(name, sample):
-        return None
+def _parts(name: str, samples: Sequence[Sample]) -> NDArray[np.float64]:
     if name == "truncated":
-        return 100.0 * (sample.finish_reason in BUDGET_REASONS), 1
-    return MEASURES[name].part(sample.counts) if sample.counts is not None else None
+        parts = [_truncated(sample.finish_reason) for sample in samples]
+    else:
+        part = MEASURES[name].part
+        parts = [UNKNOWN if sample.counts is None else part(sample.counts) for sample in samples]
+    return np.array(parts, dtype=np.float64).reshape(len(samples), 2)
 
 
-def _item(part: Part) -> float | None:
-    return None if part is None else part[0] / part[1]
+def _truncated(finish_reason: str | None) -> Part:
+    return UNKNOWN if finish_reason is None else (100.0 * (finish_reason in BUDGET_REASONS), 1)

@@ -10,9 +10,11 @@ import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.metrics.varied_pairs import long_pairs, pairs
 from unsay.errors import ConfigError
+from unsay.metrics import bleu
 from unsay.metrics.bleu import Bleu, corpus_bleu
-from unsay.records import Sample
+from unsay.records import MetricValue, Sample
 
 TEXTS = st.one_of(
     st.text(max_size=12),
@@ -25,6 +27,10 @@ TEXTS = st.one_of(
 
 def samples_of(pairs: list[tuple[str, str]]) -> list[Sample]:
     return [Sample(str(i), "", label, predict) for i, (predict, label) in enumerate(pairs)]
+
+
+def summary(samples: list[Sample], metric: Bleu = Bleu()) -> MetricValue:  # noqa: B008
+    return metric.summarise(metric.measure(samples))["bleu"]
 
 
 def library(pairs: list[tuple[str, str]]) -> float:
@@ -42,7 +48,7 @@ def library(pairs: list[tuple[str, str]]) -> float:
 def test_it_equals_sacrebleu(pairs: list[tuple[str, str]]) -> None:
     samples = samples_of(pairs)
     expected = library(pairs)
-    assert Bleu(resamples=10).summarise(samples)["bleu"].value == expected
+    assert summary(samples, Bleu(resamples=10)).value == expected
     vectorised = corpus_bleu(Bleu().counts(samples).sum(axis=0, keepdims=True))[0]
     assert vectorised == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
@@ -59,15 +65,15 @@ def test_resamples_score_as_sacrebleu_would() -> None:
 
 def test_error_and_interval_come_from_a_seeded_bootstrap() -> None:
     pairs = [("the duck lays eggs today .", f"the duck lays {n} eggs today .") for n in range(30)] + [("no", "yes")] * 9
-    value = Bleu().summarise(samples_of(pairs))["bleu"]
+    value = summary(samples_of(pairs))
     assert value.value is not None
     assert value.low is not None
     assert value.high is not None
     assert value.stderr is not None
     assert value.low < value.value < value.high
     assert 0 < value.stderr < 20
-    assert Bleu().summarise(samples_of(pairs))["bleu"] == value
-    assert Bleu(seed=1).summarise(samples_of(pairs))["bleu"].stderr != value.stderr
+    assert summary(samples_of(pairs)) == value
+    assert summary(samples_of(pairs), Bleu(seed=1)).stderr != value.stderr
 
 
 def test_the_definition_is_sacrebleus_signature() -> None:
@@ -79,4 +85,46 @@ def test_the_definition_is_sacrebleus_signature() -> None:
 
 def test_an_unknown_tokenizer_is_refused() -> None:
     with pytest.raises(ConfigError, match="13a"):
-        Bleu(tokenize="no such").summarise([])
+        Bleu(tokenize="no such").measure([])
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "intl", "zh", "char", "none"])
+def test_counts_equal_sacrebleus_on_varied_pairs(tokenize: str) -> None:
+    varied = [*pairs(2500 if tokenize == "13a" else 500), *JOINED, *long_pairs()]
+    scorer = sacrebleu.BLEU(tokenize=tokenize, effective_order=True)
+    expected = [scorer.sentence_score(predict, [label]) for predict, label in varied]
+    rows = Bleu(tokenize=tokenize).counts(samples_of(varied))
+    assert rows.tolist() == [[found.sys_len, found.ref_len, *found.counts, *found.totals] for found in expected]
+
+
+JOINED = [
+    ("a-\nb c", "ab c"),
+    ("a <skip<skipped>ped> &amp;quot;x&quot; b", 'a <skipped> &quot;x" b'),
+    ("so 1,000.5-3 = 5 .,", "so 1,000.5 - 3 = 5 ., "),
+    ("end-\n", "end-"),
+    ("\u3000, . .5,\t-3\x1c.", ", .. 5"),
+]
+
+
+def test_the_corpus_equals_sacrebleus_on_varied_pairs() -> None:
+    for seed in range(5):
+        varied = pairs(2000, seed)[seed * 100 :]
+        value = summary(samples_of(varied), Bleu(resamples=2))
+        metric = sacrebleu.BLEU(force=True)
+        expected = metric.corpus_score([predict for predict, _ in varied], [[label for _, label in varied]])
+        assert value.value == expected.score
+        assert value.definition == f"sacreBLEU {metric.get_signature()}"
+
+
+def test_forgetting_words_between_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    varied = samples_of(pairs(1500))
+    expected = Bleu().counts(varied).tolist()
+    monkeypatch.setattr(bleu, "MOST_WORDS", 10)
+    assert Bleu().counts(varied).tolist() == expected
+
+
+def test_a_pair_too_long_to_number_is_counted_by_sacrebleu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = samples_of([("the duck lays eggs", "the duck lays an egg")])
+    expected = Bleu().counts(pair).tolist()
+    monkeypatch.setattr(bleu, "LONGEST_NUMBERED", 10)
+    assert Bleu().counts(pair).tolist() == expected

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.metrics.varied_pairs import pairs
 from unsay.metrics.exact_match import FLEXIBLE, STRICT, ExactMatch
 from unsay.records import Sample
 
@@ -85,9 +86,20 @@ def test_it_equals_lm_eval_in_corners(label: str, predict: str) -> None:
     assert ours(label, predict) == lm_eval_scores(label, predict)
 
 
+def test_it_equals_lm_eval_on_varied_pairs() -> None:
+    varied = pairs(2500)
+    assert [ours(label, predict) for predict, label in varied] == [
+        lm_eval_scores(label, predict) for predict, label in varied
+    ]
+    right = [ours(label, predict)[FLEXIBLE] for predict, label in varied]
+    assert 50 < right.count(100.0) < 2400
+
+
 def test_another_dataset_states_its_own_patterns() -> None:
     metric = ExactMatch(strict=r"Answer: (.+)", flexible=None, ignored=(), source="mine v2")
-    values = metric.summarise([Sample("0", "", "Paris", "Answer: PARIS"), Sample("1", "", "Paris", "Paris")])
+    values = metric.summarise(
+        metric.measure([Sample("0", "", "Paris", "Answer: PARIS"), Sample("1", "", "Paris", "Paris")])
+    )
     assert values[STRICT].value == 50.0
     assert values[FLEXIBLE].value is None
     assert values[FLEXIBLE].reason == "the dataset defines no pattern for it"
@@ -99,12 +111,12 @@ def test_another_dataset_states_its_own_patterns() -> None:
 
 def test_a_wrong_answer_among_right_ones_has_an_error() -> None:
     samples = [Sample(str(i), "", "#### 4", "#### 4" if i else "#### 5") for i in range(1319)]
-    value = ExactMatch().summarise(samples)[STRICT]
+    value = ExactMatch().summarise(ExactMatch().measure(samples))[STRICT]
     assert value.value is not None
     assert 0 < value.value < 100
     assert value.stderr is not None
     assert value.stderr > 0
-    right = ExactMatch().summarise(samples[1:])[STRICT]
+    right = ExactMatch().summarise(ExactMatch().measure(samples[1:]))[STRICT]
     assert (right.value, right.stderr, right.high) == (100.0, 0.0, 100.0)
     assert right.low is not None
     assert 99 < right.low < 100

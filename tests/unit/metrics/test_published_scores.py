@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unsay import stats
-from unsay.metrics import load
+from unsay.metrics import load, score
 from unsay.records import Sample
 
 SYSTEMS = {"6b_finetuning": 286, "6b_verification": 515, "175b_finetuning": 458, "175b_verification": 742}
@@ -47,7 +47,7 @@ def test_exact_match_of_four_released_systems(system: str, gsm8k_systems: dict[s
     items = metric.items(samples)
     assert items["exact_match_strict"] == published
     assert items["exact_match_flexible"] == published
-    for value in metric.summarise(samples, items).values():
+    for value in metric.summarise(metric.measure(samples)).values():
         assert value.value == pytest.approx(100 * SYSTEMS[system] / 1319)
         p = SYSTEMS[system] / 1319
         assert value.stderr == pytest.approx(100 * (p * (1 - p) / 1318) ** 0.5)
@@ -77,7 +77,7 @@ def test_llamafactory_scores_of_7600_predictions(real_data: Path) -> None:
     published = json.loads((folder / "predict_results.json").read_text())
     samples = [Sample(str(i), "", str(line["label"]), str(line["predict"])) for i, line in enumerate(lines)]
     assert len(samples) == 7600
-    values = load("bleu4_lf").summarise(samples) | load("rouge_lf").summarise(samples)
+    values = score(samples, [load("bleu4_lf"), load("rouge_lf")]).values
     assert {name: value.value for name, value in values.items()} == {
         "bleu4_lf": published["predict_bleu-4"],
         "rouge_1_lf": published["predict_rouge-1"],

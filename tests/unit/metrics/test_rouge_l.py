@@ -7,6 +7,7 @@ import warnings
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.metrics.varied_pairs import long_pairs, pairs
 from unsay.metrics.rouge_l import rouge_l
 
 with warnings.catch_warnings():
@@ -30,3 +31,10 @@ TEXTS = st.one_of(
 @example("a b " * 300, "b a c " * 200)
 def test_it_equals_rouge_score(predict: str, label: str) -> None:
     assert rouge_l(predict, label) == SCORER.score(label, predict)["rougeL"].fmeasure * 100
+
+
+def test_it_equals_rouge_score_on_varied_pairs() -> None:
+    varied = [*pairs(3000), long_pairs()[4]]
+    assert [rouge_l(*pair) for pair in varied] == [
+        SCORER.score(label, predict)["rougeL"].fmeasure * 100 for predict, label in varied
+    ]

@@ -23,7 +23,7 @@ SAMPLES = [answer(CLEAN), answer(TWICE, "max_steps"), answer(UNDERFLOW, "stop")]
 
 
 def summary(samples: list[Sample]) -> dict[str, MetricValue]:
-    return Undo().summarise(samples)
+    return Undo().summarise(Undo().measure(samples))
 
 
 def test_worked_by_hand() -> None:
