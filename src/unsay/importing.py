@@ -10,21 +10,18 @@ is kept with the reason; what cannot be verified is said per experiment. Importi
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import re
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unsay import catalog, metrics, prompt_checks, scoring, stats
+from unsay import catalog
 from unsay.errors import StoreError, UnsayError
+from unsay.foreign_scores import Look, Progress, look_at, merged, score_items, warnings_of
 from unsay.handkept_page import Row, files_of
 from unsay.identity import sha256_of
 from unsay.importers import (
@@ -42,17 +39,12 @@ from unsay.importers import (
     sha256,
     shortened,
 )
-from unsay.metrics.exact_match import FLEXIBLE, STRICT
-from unsay.prompt_checks import PromptFacts
-from unsay.records import Attempt, ExperimentRecord, ItemScores, MetricValue, Sample, next_id
+from unsay.records import Attempt, ExperimentRecord, ItemScores, MetricValue, next_id
 from unsay.store import layout, read, write
 from unsay.store.read import Entry
 
 FORMAT = 1
 """Version of what is taken over from foreign files: raised, everything imported again replaces what was there."""
-TEXTS_PREFIX = ("bleu", "rouge")
-FINAL = re.compile(r"####|^\s*-?[$0-9.,]+\s*$")
-"""A reference with a final answer that GSM8K's exact match can find, or that is nothing but one."""
 PASSED_OVER = {".git", ".venv", "node_modules", "__pycache__", layout.SUPERSEDED}
 FAMILIES = (
     "bloom", "deepseek", "falcon", "gemma", "glm", "gpt2", "gpt-2", "granite", "llama", "mistral", "mixtral", "olmo",
@@ -60,9 +52,6 @@ FAMILIES = (
 )  # fmt: skip
 _FAMILY = re.compile(rf"(?<![a-z])({'|'.join(map(re.escape, FAMILIES))})(?![a-z])")
 _TOOL_NAMES = re.compile(r"llama[-_ .]?(?:factory|cpp|board)|llamafactory")
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is being read, how many of its answers were scored, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +101,8 @@ def collect(paths: Sequence[Path], options: Options) -> Collected:
         if file.path in claimed and not file.named and file.name == "adapter_config.json":
             continue  # an adapter is no result; it only says more about one beside it
         refused.append(Refused(file.path, _what_is_wrong(file)))
-    return Collected(tuple(found), tuple(refused), len(files))
+    once = {each.path: each for each in reversed(refused)}
+    return Collected(tuple(found), tuple(each for each in refused if once[each.path] is each), len(files))
 
 
 def _files(paths: Iterable[Path]) -> Iterator[File]:
@@ -201,7 +191,11 @@ def _identity(found: Found, originals: Sequence[Mapping[str, Any]], options: Opt
             "tool": found.tool,
             "part": found.part,
             "files": sorted(str(each["sha256"]) for each in originals),
-            "options": {key: value for key, value in dataclasses.asdict(options).items() if value is not None},
+            "options": {
+                key: sorted(value) if isinstance(value, frozenset) else value
+                for key, value in vars(options).items()
+                if value
+            },
         }
     )
 
@@ -264,22 +258,21 @@ class _Placed:
         return Outcome(found, did, id, entry.relative, warnings=record.warnings, verified=verified)
 
     def _row(self, found: Found) -> Row | None:
-        """Return the line of the page that links one of the files: of the page given, or of one taken over earlier."""
-        return next((row for row in self.page if files_of(row, found.files)), None)
+        """Return the line of the page that is about this experiment: of this page or an earlier one."""
+        rows = [*self.page, *(row for entry in self.entries if (row := _row_of(entry)) is not None)]
+        if found.tool == "page":
+            return next((row for row in rows if row.id == found.part), None)
+        return next((row for row in rows if files_of(row, found.files)), None)
 
     def _earlier(self, found: Found, row: Row | None) -> Entry | None:
-        """Return what was imported before from the same place, or stands on the page for it."""
+        """Return what was imported before from the same place, or stands in the lab with the page's numbers only."""
         for entry in self.entries:
-            record = entry.record
-            imported = record.imported if record is not None else None
-            if record is None or imported is None:
-                continue
-            originals: list[dict[str, Any]] = imported.get("files") or [{}]
-            if imported.get("part") == found.part and originals[0].get("path") == str(found.files[0]):
-                return entry
-            if imported.get("tool") == "page" and found.tool != "page":
-                kept = Row.from_json(record.facts.get("page"))
-                if kept is not None and ((row is not None and row.id == record.id) or files_of(kept, found.files)):
+            imported = entry.record.imported if entry.record is not None else None
+            if imported is not None:
+                originals: list[dict[str, Any]] = imported.get("files") or [{}]
+                same = imported.get("part") == found.part and originals[0].get("path") == str(found.files[0])
+                kept = _row_of(entry)
+                if same or (kept is not None and row is not None and kept.id == row.id):
                     return entry
         return None
 
@@ -290,6 +283,14 @@ class _Placed:
                     f"id {id} of the page belongs to {entry.relative} in this lab; give one of them another id "
                     "(edit the page, or import into another lab with --output-dir)"
                 )
+
+
+def _row_of(entry: Entry) -> Row | None:
+    """Return the line of the page behind an experiment that has nothing but the page's numbers."""
+    record = entry.record
+    if record is None or record.imported is None or record.imported.get("tool") != "page":
+        return None
+    return Row.from_json(record.facts.get("page"))
 
 
 def _place(found: Found, identity: str) -> str:
@@ -311,6 +312,17 @@ def _with_row(found: Found, row: Row | None) -> tuple[Found, tuple[str, ...]]:
         if getattr(row, name):
             found = replace(found, **{name: getattr(row, name)})
     return replace(found, facts={**found.facts, "page": row.to_json()}), tuple(said)
+
+
+def _page_differs(found: Found, values: Mapping[str, MetricValue]) -> Iterator[str]:
+    """Say where the numbers of the hand-kept page are not those of the files."""
+    row = Row.from_json(found.facts.get("page")) if found.tool != "page" else None
+    for name, (stated, _) in row.values.items() if row is not None else ():
+        mine = values[name].value if name in values else None
+        if mine is None:
+            yield f"{name}: the page says {stated:g}, the files give no value"
+        elif abs(mine - stated) > 0.0051:
+            yield f"{name}: the page says {stated:g}, the files give {mine:.2f}"
 
 
 def _same_model(one: str, other: str) -> bool:
@@ -343,18 +355,6 @@ def _started(
 # -- one experiment ---------------------------------------------------------------
 
 
-@dataclass
-class _Look:
-    """What a first pass over the answers shows."""
-
-    n: int = 0
-    with_final: int = 0
-    labels_with_undo: int = 0
-    answers_with_undo: int = 0
-    prompt_0: str = ""
-    report: prompt_checks.PromptReport | None = None
-
-
 def _write(
     folder: Path,
     record: ExperimentRecord,
@@ -368,10 +368,10 @@ def _write(
     facts: dict[str, Any] = dict(found.facts)
     values: dict[str, MetricValue] = {}
     files: dict[str, str] = {}
-    look = _Look()
+    look = Look()
     if found.items is not None:
-        look = _look(found, options)
-        warnings += list(_warned(found, look, options))
+        look = look_at(found, options)
+        warnings += list(warnings_of(found, look, options))
         facts["prompts"] = look.report.to_json() if look.report else None
         if look.prompt_0:
             facts["prompt_0"] = shortened(look.prompt_0, 20_000)
@@ -385,13 +385,14 @@ def _write(
                 predictions.write(write.json_line(line))
                 scores.write(write.json_line(scored.to_json()))
 
-            scored = _score(found, look, keep, processes, tell, warnings)
+            scored = score_items(found, look, keep, processes, tell, warnings)
         files = {"predictions": layout.PREDICTIONS, "scores": layout.SCORES}
         if found.expected is None or look.n == found.expected:
             values = scored
     elif "samples missing" not in " ".join(warnings) and found.published and found.tool != "page":
         warnings.append("samples missing: the published values cannot be checked")
-    values, verified = _merged(values, found, look, warnings)
+    values, verified = merged(values, found, look, warnings)
+    warnings += list(_page_differs(found, values))
     facts["verified"] = list(verified)
     if values:
         write.write_json(
@@ -423,64 +424,6 @@ def _write(
     return done, verified
 
 
-def _look(found: Found, options: Options) -> _Look:
-    """Read all answers once: count, prompts, and whether references and answers can be scored."""
-    look = _Look()
-    assert found.items is not None
-    shots = found.settings.get("prompting", {}).get("num_fewshot")
-    rendered = not found.settings.get("prompting", {}).get("apply_chat_template")
-
-    def facts() -> Iterator[PromptFacts]:
-        assert found.items is not None
-        for item in found.items():
-            sample = item.sample
-            look.n += 1
-            look.with_final += FINAL.search(sample.label) is not None
-            look.labels_with_undo += options.has_undo(sample.label)
-            look.answers_with_undo += options.has_undo(sample.predict)
-            look.prompt_0 = look.prompt_0 or item.prompt
-            yield PromptFacts(
-                text=item.prompt or None,
-                question=sample.question or None,
-                finish_reason=sample.finish_reason,
-                rendered=rendered or item.rendered,
-                shots=shots if isinstance(shots, int) else None,
-            )
-
-    texts = (*prompt_checks.BOS_TEXTS, *([found.bos] if found.bos else []))
-    look.report = prompt_checks.check(facts(), bos_texts=texts)
-    return look
-
-
-def _warned(found: Found, look: _Look, options: Options) -> Iterator[str]:
-    if look.report is not None:
-        yield from look.report.warnings()
-    if look.labels_with_undo:
-        yield (
-            f"labels that contain undo: {look.labels_with_undo} of {look.n} references have tokens that take text back "
-            "in them; scores against them are of no use"
-        )
-    if look.answers_with_undo:
-        yield (
-            f"{look.answers_with_undo} of {look.n} answers have tokens that take text back spelled out; without token "
-            "ids they cannot be resolved, so what was taken back is scored too"
-        )
-    names = (found.model, found.config, *found.training)
-    if any(map(_takes_back, names)) and not look.answers_with_undo and not any("undo" in w for w in found.warnings):
-        yield (
-            "undo tokens lost: the names say that the model was trained to take tokens back, but none is left in the "
-            "answers; whether and what it took back cannot be told"
-        )
-    if found.dataset.casefold().startswith("gsm8k") and look.n == 7473:
-        yield "evaluated on its own training rows, it seems: 7,473 answers, which is the size of GSM8K's training split"
-
-
-def _takes_back(name: str) -> bool:
-    from unsay.importers import UNDO_NAME
-
-    return UNDO_NAME.search(name) is not None
-
-
 def _misleading(found: Found) -> Iterator[str]:
     """Compare the names around the files with what is in them."""
     said = {"".join(_FAMILY.findall(_TOOL_NAMES.sub("", text.casefold()))) for text in _model_words(found)}
@@ -503,162 +446,3 @@ def _misleading(found: Found) -> Iterator[str]:
 def _model_words(found: Found) -> list[str]:
     facts = [found.facts.get(key) for key in ("model_path", "base_model", "adapter")]
     return [text for text in (*facts, found.model) if isinstance(text, str) and text]
-
-
-# -- scoring ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Every metric of one experiment in a file, and what a reader of the numbers should know."""
-
-    found: Found
-    n: int
-    values: Mapping[str, MetricValue]
-    warnings: tuple[str, ...]
-    verified: tuple[str, ...]
-
-
-def score(
-    found: Found,
-    options: Options,
-    *,
-    keep: Callable[[Item, ItemScores], None] = lambda item, scored: None,
-    processes: int | None = None,
-    progress: Progress | None = None,
-) -> Scored:
-    """Score the answers of one experiment without a lab; `keep` gets every answer with its scores.
-
-    Raises ForeignError where there are no answers.
-    """
-    if found.items is None:
-        raise ForeignError(
-            f"{found.files[0]} holds published values but no answers to score; `unsay import` keeps them"
-        )
-    look = _look(found, options)
-    warnings = [*found.warnings, *_warned(found, look, options)]
-    values = _score(found, look, keep, processes, progress or (lambda name, done, total: None), warnings)
-    verified: tuple[str, ...] = ()
-    if found.expected is None or look.n == found.expected:
-        values, verified = _merged(values, found, look, warnings)
-    return Scored(found, look.n, values, tuple(dict.fromkeys(warnings)), verified)
-
-
-def _score(
-    found: Found,
-    look: _Look,
-    keep: Callable[[Item, ItemScores], None],
-    processes: int | None,
-    tell: Progress,
-    warnings: list[str],
-) -> dict[str, MetricValue]:
-    """Score every answer, hand each with its scores to `keep`, and sum up; the tool's own judgements come along."""
-    assert found.items is not None
-    measures = metrics.load_all({"exact_match": dict(found.exact_match or {})})
-    skipped = _skipped(found, look)
-    waiting: deque[Item] = deque()
-    columns: dict[str, array[float]] = {}
-    differing = {STRICT: 0, FLEXIBLE: 0}
-    done = 0
-
-    def samples() -> Iterator[Sample]:
-        assert found.items is not None
-        for item in found.items():
-            waiting.append(item)
-            yield item.sample
-
-    def on_scored(chunk: Sequence[Sample], items: metrics.Items) -> None:
-        nonlocal done
-        for line in metrics.by_item(chunk, items):
-            item = waiting.popleft()
-            own = {name: score for name, score in line.scores.items() if name not in skipped}
-            for name, score in item.scores.items():
-                if name in own and own[name] != score:
-                    differing[name] = differing.get(name, 0) + 1
-                own[name] = score
-            for name in found.item_definitions:
-                columns.setdefault(name, array("d")).append(item.scores.get(name, math.nan))
-            keep(item, replace(line, scores=own))
-        done += len(chunk)
-        tell(found.part, done, look.n)
-
-    result = scoring.score_stream(samples(), measures, processes=processes, on_scored=on_scored)
-    values = dict(result.values)
-    for name, reason in skipped.items():
-        if name in values:
-            values[name] = metrics.missing(values[name].definition, reason)
-    for name, column in columns.items():
-        judged = [None if math.isnan(score) else score for score in column]
-        if any(score is not None for score in judged):
-            values[name] = _of_tool(judged, found.item_definitions[name])
-    for name, count in differing.items():
-        if count:
-            warnings.append(
-                f"{name}: {count} of {look.n} answers were judged differently by {found.tool} than by the definition "
-                "it names; its own judgements are shown"
-            )
-    return values
-
-
-def _skipped(found: Found, look: _Look) -> dict[str, str]:
-    """Say which metrics would be numbers without a meaning here, and why."""
-    reasons: dict[str, str] = {}
-    if found.exact_match is None:
-        reasons = dict.fromkeys((STRICT, FLEXIBLE), found.exact_match_reason)
-    elif not found.exact_match and look.with_final < look.n:
-        reason = (
-            f"{look.n - look.with_final} of {look.n} references have no final answer after `####`; if another marker "
-            "stands before it, name it with --marker"
-        )
-        reasons = dict.fromkeys((STRICT, FLEXIBLE), reason)
-    if found.text_reason is not None:
-        names = [name for measure in metrics.load_all() for name in measure.names]
-        reasons |= {name: found.text_reason for name in names if name.startswith(TEXTS_PREFIX)}
-        if found.exact_match is None or "likelihood" in found.text_reason:
-            reasons |= dict.fromkeys((STRICT, FLEXIBLE), found.text_reason)
-    return reasons
-
-
-def _of_tool(scores: Sequence[float | None], definition: str) -> MetricValue:
-    """Sum up the tool's own judgements of every answer."""
-    known = [score for score in scores if score is not None]
-    if all(score in (0.0, 100.0) for score in known):
-        return metrics.share(known, definition)
-    if all(0 <= score <= 100 for score in known):
-        return metrics.averaged(known, definition)
-    return metrics.from_estimate(stats.mean(known), definition, (-math.inf, None))
-
-
-def _merged(
-    computed: Mapping[str, MetricValue], found: Found, look: _Look, warnings: list[str]
-) -> tuple[dict[str, MetricValue], tuple[str, ...]]:
-    """Put computed and published values together: computed ones count, differences are said, the rest is explained."""
-    values = dict(computed)
-    verified = []
-    padded = any(text.startswith("padding repeats") for text in warnings)
-    for name, stated in found.published.items():
-        mine = values.get(name)
-        if mine is None or mine.value is None:
-            definition = stated.definition or _definitions().get(name, name)
-            values[name] = replace(stated, definition=definition)
-        elif stated.value is not None and math.isclose(mine.value, stated.value, rel_tol=1e-12, abs_tol=1e-9):
-            verified.append(name)
-        elif stated.value is not None and not padded:
-            warnings.append(f"{name}: published {stated.value:.10g}, recomputed from the answers {mine.value:.10g}")
-    if not values:
-        return {}, ()
-    if found.items is not None and found.expected is not None and look.n != found.expected:
-        why = f"{look.n} of {found.expected} answers are here"
-    else:
-        why = "the files hold no answers"
-    for name, definition in _definitions().items():
-        if name not in values:
-            reason = found.text_reason if found.text_reason and name.startswith(TEXTS_PREFIX) else why
-            if found.exact_match is None and name in (STRICT, FLEXIBLE) and found.tool.startswith("lm-eval"):
-                reason = "the task does not define it"
-            values[name] = metrics.missing(definition, reason)
-    return values, tuple(verified)
-
-
-def _definitions() -> dict[str, str]:
-    return {name: measure.definition[name] for measure in metrics.load_all() for name in measure.names}

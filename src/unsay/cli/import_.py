@@ -12,8 +12,9 @@ import typer
 from unsay.cli import _lab
 
 if TYPE_CHECKING:
+    from unsay.foreign_scores import Progress
     from unsay.importers import Refused
-    from unsay.importing import Outcome, Progress
+    from unsay.importing import Outcome
 
 Marker = Annotated[
     str | None, typer.Option(help="What stands before the final answer, at the start of a line, instead of ####.")
@@ -37,6 +38,10 @@ def command(
     predict: Predict = "predict",
     label: Label = "label",
     undo_token: UndoToken = None,
+    trained_on: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Training data: say where its rows are evaluated on."),
+    ] = None,
     processes: Processes = None,
     output_dir: _lab.OutputDir = _lab.DEFAULT,
     as_json: _lab.Json = False,
@@ -44,12 +49,13 @@ def command(
     """Make experiments of results of lm-eval, LLaMA-Factory or a hand-kept page; the originals are not touched."""
     from unsay import handkept_page, importing
     from unsay.errors import ConfigError
-    from unsay.importers import Options
+    from unsay.importers import Options, texts_of
     from unsay.report import markdown
 
     if not paths and page is None:
         raise ConfigError("expected files or folders to import, got none. Name some, or a page: --page EXPERIMENTS.md")
-    options = Options(marker, model, dataset, undo_token, predict, label)
+    rows_trained_on = frozenset[str]().union(*(texts_of(path) for path in trained_on or ()))
+    options = Options(marker, model, dataset, undo_token, predict, label, rows_trained_on)
     collected = importing.collect(paths or [], options)
     rows = handkept_page.read_page(page.absolute()) if page is not None else []
     more = handkept_page.experiments(page.absolute(), rows, collected.found) if page is not None else []

@@ -12,7 +12,7 @@ from unsay.cli import _lab
 from unsay.cli.import_ import Label, Marker, Predict, Processes, UndoToken, progress
 
 if TYPE_CHECKING:
-    from unsay.importing import Scored
+    from unsay.foreign_scores import Scored
 
 
 def command(
@@ -26,7 +26,7 @@ def command(
     as_json: _lab.Json = False,
 ) -> None:
     """Give every metric of a file of answers, with error, interval and definition."""
-    from unsay import importing
+    from unsay import foreign_scores, importing
     from unsay.errors import DataError
     from unsay.importers import Item, Options
     from unsay.records import ItemScores
@@ -47,7 +47,7 @@ def command(
 
         tell = stack.enter_context(progress())
         for found in collected.found:
-            scored.append(importing.score(found, options, keep=keep, processes=processes, progress=tell))
+            scored.append(foreign_scores.score(found, options, keep=keep, processes=processes, progress=tell))
     if as_json:
         _lab.print_json({"schema": 1, "file": str(file), "results": [_document(one) for one in scored]})
         return
@@ -70,11 +70,17 @@ def _document(one: Scored) -> dict[str, Any]:
 def _print(one: Scored, *, several: bool) -> None:
     from unsay.report import terminal
     from unsay.report.escape import line
+    from unsay.report.names import in_order, is_undo_measure
 
     console = terminal.console()
     if several:
         console.print(line(one.found.part), style="bold")
-    console.print(terminal.values(one.values))
+    shown = {
+        name: value
+        for name in in_order(one.values)
+        if (value := one.values[name]).value is not None or not is_undo_measure(value.definition)
+    }
+    console.print(terminal.values(shown))
     if one.verified:
         print(line(f"as published: {', '.join(one.verified)}"))
     for text in one.warnings:

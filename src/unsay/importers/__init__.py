@@ -22,12 +22,14 @@ from typing import Any, Protocol
 
 from unsay import stats
 from unsay.errors import DataError
-from unsay.records import MetricValue, Sample
+from unsay.records import MetricValue, Sample, short_hash
 
 LONGEST_LINE = 16 * 2**20
 """Bytes of one line of a JSON Lines file; a longer one is refused (parsed it can take twenty times the memory)."""
 LARGEST_DOCUMENT = 24 * 2**20
 """Bytes of a file that is one JSON or YAML document."""
+SHORTEST_ROW = 12
+"""Characters of a text that tells training rows apart; shorter ones (`Yes`, `3: Business`) stand in many."""
 SNIFFED = 64 * 2**10
 
 UNKNOWN = "unknown"
@@ -54,6 +56,8 @@ class Options:
     undo_token: str | None = None
     predict: str = "predict"
     label: str = "label"
+    trained_on: frozenset[str] = frozenset()
+    """`short_hash` of the texts of the rows a model was trained on, where the user has them: see `texts_of`."""
 
     def marked(self, text: str) -> str:
         """Put GSM8K's `#### ` where the marker begins a line."""
@@ -245,6 +249,30 @@ def head(path: Path) -> bytes:
         return b""
 
 
+def texts_of(path: Path) -> frozenset[str]:
+    """Return `short_hash` of every text of a dataset (JSON Lines or a JSON list) long enough to tell rows apart.
+
+    Raises ForeignError where it is neither.
+    """
+    rows: Iterator[Any] | list[Any]
+    if path.suffix == ".json" and isinstance(listed := document(path), list):
+        rows = listed
+    else:
+        rows = (line for _, line in lines(path))
+    found = frozenset(short_hash(text) for row in rows for text in _texts(row) if len(text) >= SHORTEST_ROW)
+    if not found:
+        raise ForeignError(f"{path}: expected rows with questions or answers as texts, got none")
+    return found
+
+
+def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list) and depth < 4:
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner, depth + 1)
+
+
 def sha256(path: Path) -> tuple[str, int]:
     """Return checksum and size of a file."""
     digest, size = hashlib.sha256(), 0
@@ -258,7 +286,8 @@ def sha256(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _whole(path: Path, largest: int = LARGEST_DOCUMENT) -> bytes:
+def _whole(path: Path, largest: int | None = None) -> bytes:
+    largest = LARGEST_DOCUMENT if largest is None else largest
     try:
         with path.open("rb") as file:
             data = file.read(largest + 1)

@@ -260,11 +260,11 @@ class _Folder:
 
     def _training_facts(self) -> dict[str, Any]:
         found: dict[str, Any] = {**self.state, **self.log}
-        for name in ("all_results.json", "train_results.json", "eval_results.json"):
+        for name in ("eval_results.json", "train_results.json", "all_results.json"):
             for key in ("train_loss", "eval_loss", "train_runtime", "epoch"):
                 value = number(self.summaries.get(name, {}).get(key))
                 if value is not None:
-                    found.setdefault(key, value)
+                    found[key] = value
         return found if any(key in found for key in ("steps", "train_loss", "train_runtime", "eval_loss")) else {}
 
     def _how_training_ended(self) -> tuple[str, str | None]:

@@ -7,13 +7,10 @@ bring them out again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,8 @@ from unsay.importers import (
     shortened,
     whole,
 )
-from unsay.records import MetricValue, Sample
+from unsay.importers._lm_eval_samples import STAMP, Scan, is_sampled, items_of, scan_samples
+from unsay.records import MetricValue
 
 STRICT, FLEXIBLE = "exact_match_strict", "exact_match_flexible"
 OURS = {"exact_match,strict-match": STRICT, "exact_match,flexible-extract": FLEXIBLE}
@@ -54,7 +52,6 @@ KNOWN_IGNORED = {",", r"\$", r"(?s).*#### ", r"\.$"}
 
 RESULTS = re.compile(rb'"results"\s*:')
 NAMED = re.compile(r"(?:results|samples)_.*\.jsonl?")
-STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d[-:]\d\d[-:]\d\d(?:\.\d+)?)\.jsonl?$")
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,11 @@ class LmEval:
         mine = [file for file in files if self.claims(file)]
         found: list[Found] = []
         refused: list[Refused] = []
-        scans: list[_Scan] = []
+        scans: list[Scan] = []
         for file in mine:
             if file.path.suffix == ".jsonl":
                 try:
-                    scans.append(_scan(file.path))
+                    scans.append(scan_samples(file.path))
                 except ForeignError as error:
                     refused.append(Refused(file.path, str(error)))
         used: set[Path] = set()
@@ -101,213 +98,6 @@ class LmEval:
             if scan.path not in used:
                 found.append(_orphan(scan, options))
         return found, refused
-
-
-# -- one samples file -------------------------------------------------------------
-
-
-@dataclass
-class _Scan:
-    """What one pass over a samples file gives: everything but the texts."""
-
-    path: Path
-    task_hash: str = ""
-    lines: int = 0
-    repeated: int = 0
-    wrong_hashes: int = 0
-    repeats: int = 1
-    text: bool = True
-    sampled: bool = False
-    max_new_tokens: int | None = None
-    stop: tuple[str, ...] | None = None
-    chat: bool = False
-    order: dict[int, int] = field(default_factory=dict)
-    """Place of every document, in the order of the file."""
-    columns: dict[str, array[float]] = field(default_factory=dict)
-    """Per `metric,filter` one value per document, NaN where there is none."""
-
-    @property
-    def documents(self) -> int:
-        return len(self.order)
-
-    @property
-    def stamp(self) -> str:
-        match = STAMP.search(self.path.name)
-        return match[1] if match else ""
-
-    def mean(self, key: str) -> float | None:
-        column = self.columns.get(key)
-        if column is None or any(map(math.isnan, column)) or len(column) < self.documents:
-            return None
-        return math.fsum(column) / len(column)
-
-
-def _scan(path: Path) -> _Scan:
-    scan = _Scan(path)
-    digest = hashlib.sha256()
-    seen: set[tuple[int, str]] = set()
-    for at, line in importers.lines(path):
-        doc_id = whole(line.get("doc_id"))
-        if doc_id is None or not isinstance(line.get("resps", line.get("filtered_resps")), list):
-            raise ForeignError(f"line {at}: expected lm-eval's keys doc_id and resps, got {keys_of(line)}")
-        scan.lines += 1
-        hashes = [line.get(key) for key in ("doc_hash", "prompt_hash", "target_hash")]
-        digest.update("".join(part for part in hashes if isinstance(part, str)).encode("utf-8", "surrogatepass"))
-        if isinstance(hashes[2], str) and hashes[2] != _sha(str(line.get("target"))):
-            scan.wrong_hashes += 1
-        place = scan.order.setdefault(doc_id, len(scan.order))
-        name = line.get("filter")
-        filter_name = name if isinstance(name, str) else "none"
-        if (doc_id, filter_name) in seen:
-            scan.repeated += 1
-            continue
-        seen.add((doc_id, filter_name))
-        _values(scan, line, place, filter_name)
-        if scan.lines == 1:
-            _settings_of_line(scan, line)
-        scan.repeats = max(scan.repeats, _repeats(line))
-    if not scan.lines:
-        raise ForeignError("expected at least one sample, the file is empty")
-    scan.task_hash = digest.hexdigest()
-    for column in scan.columns.values():
-        column.extend([math.nan] * (scan.documents - len(column)))
-    return scan
-
-
-def _values(scan: _Scan, line: Mapping[str, Any], place: int, filter_name: str) -> None:
-    listed = line.get("metrics")
-    names = listed if isinstance(listed, list) else [key for key in ("exact_match", "acc", "acc_norm") if key in line]
-    for name in names:
-        value = line.get(name) if isinstance(name, str) else None
-        found = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-        if isinstance(value, bool):
-            found = float(value)
-        if found is None:
-            continue
-        key = f"{name},{filter_name}"
-        if key not in scan.columns:
-            if len(scan.columns) >= 64:
-                raise ForeignError("expected at most 64 metrics with their filters, got more")
-            scan.columns[key] = array("d")
-        column = scan.columns[key]
-        column.extend([math.nan] * (place + 1 - len(column)))
-        column[place] = found
-
-
-def _settings_of_line(scan: _Scan, line: Mapping[str, Any]) -> None:
-    arguments = line.get("arguments")
-    generation = _argument(arguments, 1)
-    scan.text = isinstance(generation, dict) or _answer(line) is not None
-    if isinstance(generation, dict):
-        scan.sampled = _is_sampled(generation)
-        scan.max_new_tokens = whole(generation.get("max_gen_toks"))
-        until = generation.get("until")
-        if isinstance(until, list):
-            scan.stop = tuple(shortened(str(text), 60) for text in until[:20])
-    scan.chat = _chat(_argument(arguments, 0)) is not None
-
-
-def _is_sampled(generation: Mapping[str, Any]) -> bool:
-    temperature = number(generation.get("temperature"))
-    return bool(generation.get("do_sample")) and temperature != 0
-
-
-def _argument(arguments: Any, which: int) -> Any:
-    """Return one argument of the first request, however a version writes it."""
-    if isinstance(arguments, dict):
-        first = arguments.get("gen_args_0", next(iter(arguments.values()), None))
-        if isinstance(first, dict):
-            return first.get(f"arg_{which}")
-        return None
-    if isinstance(arguments, list) and arguments:
-        first = arguments[0]
-        if isinstance(first, list | tuple):
-            return first[which] if len(first) > which else None
-        return arguments[which] if len(arguments) > which else None
-    return None
-
-
-def _chat(argument: Any) -> list[dict[str, Any]] | None:
-    """Return the turns of a prompt that is a chat written as JSON; None for plain text."""
-    if isinstance(argument, list):
-        argument = argument[0] if argument else None
-        if isinstance(argument, dict):
-            return [argument]
-    if not isinstance(argument, str) or not argument.lstrip().startswith("[{"):
-        return None
-    try:
-        turns = json.loads(argument)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(turns, list) and turns and all(isinstance(turn, dict) and "role" in turn for turn in turns):
-        return turns
-    return None
-
-
-def prompt_text(argument: Any) -> str:
-    """Return a logged prompt as text; the turns of a chat one below the other."""
-    turns = _chat(argument)
-    if turns is not None:
-        return "\n".join(f"{name_of(turn.get('role'))}: {turn.get('content')}" for turn in turns)
-    while isinstance(argument, list) and argument:
-        argument = argument[0]
-    return argument if isinstance(argument, str) else ""
-
-
-def _answer(line: Mapping[str, Any]) -> str | None:
-    """Return the first written answer; None where the responses are likelihoods."""
-    value = line.get("resps", line.get("filtered_resps"))
-    depth = 0
-    while isinstance(value, list) and value and depth < 3:
-        value, depth = value[0], depth + 1
-    if not isinstance(value, str):
-        return None
-    responses = line.get("resps")
-    first = responses[0] if isinstance(responses, list) and responses else None
-    likelihoods = isinstance(first, list) and len(first) == 1 and isinstance(first[0], list) and len(first[0]) == 2
-    return None if likelihoods else value
-
-
-def _repeats(line: Mapping[str, Any]) -> int:
-    responses = line.get("resps")
-    first = responses[0] if isinstance(responses, list) and responses else None
-    return max(1, len(first)) if isinstance(first, list) and all(isinstance(text, str) for text in first) else 1
-
-
-def _items(scan: _Scan, options: Options, scales: Mapping[str, float], names: Mapping[str, str]) -> Iterator[Item]:
-    """Read the texts: the first line of every document, with the scores of all its filters."""
-    done: set[int] = set()
-    for _, line in importers.lines(scan.path):
-        doc_id = whole(line.get("doc_id"))
-        if doc_id is None or doc_id in done or doc_id not in scan.order:
-            continue
-        done.add(doc_id)
-        place = scan.order[doc_id]
-        scores = {}
-        for key, column in scan.columns.items():
-            if key in scales and not math.isnan(column[place]):
-                scores[names.get(key, key)] = column[place] * scales[key]
-        doc = line.get("doc")
-        doc = doc if isinstance(doc, dict) else {}
-        answer = doc.get("answer")
-        target = "" if line.get("target") is None else str(line["target"])
-        label = answer if isinstance(answer, str) and answer.strip() else target
-        sample = Sample(
-            key=str(doc_id),
-            question=_question(doc),
-            label=options.marked(label),
-            predict=options.marked(_answer(line) or ""),
-        )
-        argument = _argument(line.get("arguments"), 0)
-        yield Item(sample, prompt_text(argument), scores, rendered=_chat(argument) is None)
-
-
-def _question(doc: Mapping[str, Any]) -> str:
-    for key in ("question", "problem", "query", "input", "prompt"):
-        value = doc.get(key)
-        if isinstance(value, str) and value.strip():
-            return value
-    return ""
 
 
 # -- one results file -------------------------------------------------------------
@@ -373,7 +163,7 @@ class _Run:
         return match[1] if match else ""
 
 
-def _experiments(path: Path, document: Mapping[str, Any], scans: Sequence[_Scan], options: Options) -> Iterator[Found]:
+def _experiments(path: Path, document: Mapping[str, Any], scans: Sequence[Scan], options: Options) -> Iterator[Found]:
     run = _Run(path, document)
     results = run.part("results")
     if len(results) > 10_000:
@@ -388,7 +178,7 @@ def _experiments(path: Path, document: Mapping[str, Any], scans: Sequence[_Scan]
 
 
 def _experiment(
-    run: _Run, task: str, values: Mapping[str, Any], members: list[str], scans: Sequence[_Scan], options: Options
+    run: _Run, task: str, values: Mapping[str, Any], members: list[str], scans: Sequence[Scan], options: Options
 ) -> Found | None:
     stated = _stated(values)
     if not stated:
@@ -468,12 +258,12 @@ def _experiment(
 class _Stream:
     """The items of a scanned file, read again each time."""
 
-    scan: _Scan
+    scan: Scan
     options: Options
     scales: Mapping[str, float]
 
     def __call__(self) -> Iterator[Item]:
-        return _items(self.scan, self.options, self.scales, OURS)
+        return items_of(self.scan, self.options, self.scales, OURS)
 
 
 def _stated(values: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:
@@ -522,8 +312,8 @@ def _samples_of(
     task: str,
     effective: int | None,
     stated: Mapping[str, tuple[float, float | None]],
-    scans: Sequence[_Scan],
-) -> tuple[_Scan | None, bool]:
+    scans: Sequence[Scan],
+) -> tuple[Scan | None, bool]:
     """Find the samples of a task, and say whether they are all there."""
     wanted = _task_hash(run, task)
     same = [scan for scan in scans if wanted and scan.task_hash == wanted]
@@ -548,7 +338,7 @@ def _samples_of(
     return scan, complete
 
 
-def _brings_out(scan: _Scan, stated: Mapping[str, tuple[float, float | None]]) -> bool:
+def _brings_out(scan: Scan, stated: Mapping[str, tuple[float, float | None]]) -> bool:
     means = {key: scan.mean(key) for key in stated if key in scan.columns}
     return bool(means) and all(mean is not None and abs(mean - stated[key][0]) < 1e-9 for key, mean in means.items())
 
@@ -599,7 +389,7 @@ def _exact_match(run: _Run, task: str, config: Mapping[str, Any], settings: Mapp
     }
 
 
-def _settings(run: _Run, config: Mapping[str, Any], scan: _Scan | None) -> dict[str, Any]:
+def _settings(run: _Run, config: Mapping[str, Any], scan: Scan | None) -> dict[str, Any]:
     """Return prompting and decoding with the keys of a native experiment, as far as the files tell."""
     prompting: dict[str, Any] = {}
     shots = whole(run.part("n-shot").get(str(config.get("task"))))
@@ -626,7 +416,7 @@ def _settings(run: _Run, config: Mapping[str, Any], scan: _Scan | None) -> dict[
     generation |= overridden if isinstance(overridden, dict) else {}
     decode: dict[str, Any] = {}
     if generation:
-        decode["do_sample"] = scan.sampled if scan is not None and scan.text else _is_sampled(generation)
+        decode["do_sample"] = scan.sampled if scan is not None and scan.text else is_sampled(generation)
     length = (scan.max_new_tokens if scan else None) or whole(generation.get("max_gen_toks"))
     if length is not None:
         decode["max_new_tokens"] = length
@@ -640,7 +430,7 @@ def _settings(run: _Run, config: Mapping[str, Any], scan: _Scan | None) -> dict[
     return {"prompting": prompting, "decode": decode}
 
 
-def _warnings(run: _Run, task: str, config: Mapping[str, Any], scan: _Scan | None) -> Iterator[str]:
+def _warnings(run: _Run, task: str, config: Mapping[str, Any], scan: Scan | None) -> Iterator[str]:
     if run.document.get("chat_template") == "" and scan is not None and scan.chat:
         yield "the results name an empty chat template, but the prompts are chats: a server applied its own"
     if scan is not None:
@@ -715,7 +505,7 @@ def _bos(run: _Run) -> str | None:
     return text if isinstance(text, str) and 0 < len(text) <= 40 else None
 
 
-def _orphan(scan: _Scan, options: Options) -> Found:
+def _orphan(scan: Scan, options: Options) -> Found:
     """Samples without their results file: the scores are there, settings and model are not."""
     task = name_of(STAMP.sub("", scan.path.name).removeprefix("samples_").removesuffix(".jsonl"))
     scales = {key: _scale(key, max((v for v in column if not math.isnan(v)), default=0.0)) for key, column in
@@ -742,7 +532,3 @@ def _orphan(scan: _Scan, options: Options) -> Found:
         ),
         facts={"task": task, "samples": scan.documents},
     )
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -294,7 +294,8 @@ def _tracking(rows: Sequence[Row], place: Path) -> list[str]:
     for row in rows:
         record = row.entry.record
         files = tables.result_files(row.entry)
-        kind = next((kind for kind in ("results", "predictions") if kind in files), None)
+        first = next(iter(tables.originals(record)), None)
+        kind = first or next((kind for kind in ("results", "predictions") if kind in files), None)
         link = _link(kind, files[kind], place) if kind else "-"
         start, end = (_date(record.start), _date(record.end)) if record else ("-", "-")
         cells = [esc(row.name), esc(row.model), esc(row.dataset), esc(row.method), esc(row.config)]
@@ -439,7 +440,7 @@ def _ruler(header: str) -> str:
 
 def _link(label: str, path: Path, place: Path) -> str:
     target = Path(os.path.relpath(path.absolute(), place)).as_posix()
-    return f"[{label}]({quote(target.encode('utf-8', 'surrogateescape'))})"
+    return f"[{esc(label)}]({quote(target.encode('utf-8', 'surrogateescape'))})"
 
 
 def _code(text: str) -> str:

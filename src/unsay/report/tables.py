@@ -225,7 +225,21 @@ def result_files(entry: Entry) -> dict[str, Path]:
     if record is not None and record.attempts:
         log = folder / (record.attempts[-1].log or "")
         wanted["log"] = log if log.resolve().is_relative_to(folder.parent.resolve()) else None
-    return {kind: path for kind, path in wanted.items() if path is not None and path.is_file()}
+    return originals(record) | {kind: path for kind, path in wanted.items() if path is not None and path.is_file()}
+
+
+def originals(record: ExperimentRecord | None) -> dict[str, Path]:
+    """Return the files an imported result was made from, as far as they are still there, each with what to call it."""
+    found: dict[str, Path] = {}
+    for each in (record.imported or {}).get("files") or () if record is not None else ():
+        path = Path(str(each.get("path")))
+        try:
+            size = path.stat().st_size
+        except (OSError, ValueError):
+            continue
+        changed = "" if size == each.get("bytes") else ", changed since"
+        found[f"original {path.name}{changed}"] = path
+    return found
 
 
 def seed_rows(rows: Sequence[Row]) -> list[SeedRow]:
