@@ -19,7 +19,7 @@ from unsay.data.source import Source
 from unsay.errors import EvaluationError
 from unsay.evaluate import task_scores
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
-from unsay.evaluate.lm_eval_tasks import aggregations, asked, task_config
+from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_config
 from unsay.evaluate.setup import Opened
 from unsay.evaluate.task_scores import FILTERS, ExactMatchReading
 from unsay.job import Job, Report, Result
@@ -249,6 +249,8 @@ def _run_lm_eval(evaluation: Evaluation, config: dict[str, Any], answers: Answer
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    if evaluation.source.files and evaluation.source.format is None:
+        check_lines(config, evaluation.source)
     thinking = evaluation.prompting.enable_thinking
     prompter = evaluation.opened.prompter
     chat = evaluation.prompting.apply_chat_template and prompter.has_template

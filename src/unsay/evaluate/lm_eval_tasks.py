@@ -8,13 +8,14 @@ task is found by name, loaded with lm-eval's own loader and pointed at local dat
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unsay import lm_eval_files
-from unsay.data.source import Source
+from unsay.data.source import Source, read_jsonl
 from unsay.errors import EvaluationError
 from unsay.records import Example
 from unsay.settings import Decode, Prompting
@@ -54,6 +55,24 @@ def task_config(source: Source, prompting: Prompting, decode: Decode) -> dict[st
         generation |= {"do_sample": False, "temperature": 0.0}
     config["generation_kwargs"] = generation
     return config
+
+
+def check_lines(config: Mapping[str, Any], source: Source) -> None:
+    """Raise EvaluationError where a task cannot read the lines it is given as they are."""
+    from lm_eval.tasks import TaskManager
+
+    try:
+        for task in TaskManager(include_defaults=False).load([copy.deepcopy(dict(config))])["tasks"].values():
+            for doc in task.eval_docs:
+                task.doc_to_text(doc)
+                task.doc_to_target(doc)
+    except Exception as error:  # whatever a task's own code does with a line
+        file = source.files["test"]
+        columns = ", ".join(next((row for _, row in read_jsonl(file)), {}))
+        raise EvaluationError(
+            f"task {config['task']!r} cannot read the lines of {file}: {type(error).__name__}: {error}. Expected the "
+            f"columns that the task's code names, with one kind of value each; the first line has {columns or 'none'}."
+        ) from error
 
 
 def _on_files(config: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:

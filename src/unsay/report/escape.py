@@ -40,8 +40,8 @@ def markdown(text: str) -> str:
 
 
 def html(text: str) -> str:
-    """Escape text for a `<pre>` of a Markdown page: no tag, and no line of it that looks like a heading."""
-    escaped = "".join(_HTML.get(char, char) for char in terminal(text))
+    """Escape text for a `<pre>` of a Markdown page: no tag, no formula, and no line of it that looks like a heading."""
+    escaped = "".join(_HTML.get(char, char) for char in terminal(text)).replace("$", "&#36;")
     return re.sub(r"(?m)^#", "&#35;", escaped)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from unsay.data.source import Source
 from unsay.datasets.gsm8k import Gsm8k
 from unsay.errors import EvaluationError
-from unsay.evaluate.lm_eval_tasks import asked, load_task, plain_task, question_prompts, task_config
+from unsay.evaluate.lm_eval_tasks import asked, check_lines, load_task, plain_task, question_prompts, task_config
 from unsay.metrics import exact_match
 from unsay.records import Example
 from unsay.settings import Decode, Prompting
@@ -221,6 +222,33 @@ def test_worked_examples_that_a_task_brings_stay(tmp_path: Path) -> None:
 def test_a_task_without_a_scored_split_takes_no_lines(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="names no split that is scored"):
         on_files(tmp_path, "training_split: train\n", "test")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"problem": "1?"}, {"problem": "2?"}], None),
+        ([{"question": "1?"}], r"test\.jsonl: KeyError: 'problem'.*the first line has question, a\."),
+        ([{"problem": "1?"}, {"problem": ["2?"]}], r"cannot read the lines of .*with one kind of value each"),
+    ],
+)
+def test_lines_that_a_task_cannot_read_are_named(
+    tmp_path: Path, lines: list[dict[str, Any]], message: str | None
+) -> None:
+    (tmp_path / "own.py").write_text("def text(doc):\n    return doc['problem'].strip()\n")
+    task = "test_split: test\ndoc_to_text: !function own.text\ndoc_to_target: a\n"
+    config = on_files(tmp_path, task, "test")
+    file = tmp_path / "test.jsonl"
+    file.write_text("".join(json.dumps(line | {"a": "1"}) + "\n" for line in lines))
+    config["dataset_kwargs"] = {"data_files": {"test": str(file)}, "cache_dir": str(tmp_path / "cache")}
+    before = dict(config)
+    source = Source("mine", None, "mine", {"test": file}, None)
+    if message is None:
+        check_lines(config, source)
+        assert config == before
+    else:
+        with pytest.raises(EvaluationError, match=message):
+            check_lines(config, source)
 
 
 def test_a_hub_path_is_where_a_tasks_questions_come_from(tmp_path: Path) -> None:
