@@ -292,8 +292,9 @@ def contrasts(
     id): the result depends on it and on `seed`, not on what else is in `wanted`. Each resample draws the items once for
     both arms (paired) and, within each arm, as many seeds as it has. A mean over K drawn seeds spreads by a factor
     sqrt((K - 1) / K) too little, so its deviation from the mean of all seeds is widened by the inverse (Rao and Wu
-    1988). With few seeds and much training noise the intervals are still a little too narrow. Interval: percentiles;
-    stderr: their sd. Raises DataError for rows that are not a finite table and for an arm without a statistic.
+    1988). The chance of single items enters both steps, so the intervals are too wide where seeds hardly differ; where
+    two or three seeds differ by far more than that, they are a little too narrow. Interval: percentiles; stderr: their
+    sd. Raises DataError for rows that are not a finite table and for an arm without a statistic.
     """
     table = _table(rows)
     if any(not arm for contrast in wanted for arm in (contrast.a, contrast.b)):

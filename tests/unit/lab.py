@@ -201,7 +201,7 @@ def _samples(scores: list[bool]) -> list[bytes]:
 def _metrics(arm: Arm, scores: list[bool]) -> dict[str, Any]:
     n = len(scores)
     p = sum(scores) / n
-    error = 100 * (p * (1 - p) / (n - 1)) ** 0.5
+    error = 100 * (p * (1 - p) / max(1, n - 1)) ** 0.5
     value = 100 * p
     exact = MetricValue(value, error, value - 2 * error, value + 2 * error, n, "lm-eval gsm8k v3 strict-match")
     rate = 1.5 if arm.undo else 0.0

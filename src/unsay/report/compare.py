@@ -575,8 +575,7 @@ def _says_nothing(metric: str, a: Side, b: Side) -> bool:
 def _banner(a: Side, b: Side, items: Sequence[str], metrics: Sequence[str]) -> tuple[str, ...]:
     found = differing.protocol(a.record, b.record)
     words = [f"differs: {text}" for text in found.differing]
-    if found.unknown:
-        words.append(f"unknown: {', '.join(found.unknown)}")
+    words += [f"unknown: {text}" for text in found.unknown]
     if not found.differing:
         words += _other_prompts(a, b, items)
     for side in (a, b):

@@ -45,10 +45,10 @@ def arms(a: ExperimentRecord | None, b: ExperimentRecord | None, *, seeds: bool 
     """Say how two experiments were set up differently: model, prompts, decoding, training, seed."""
     if a is None or b is None:
         return ()
+    words = [f"model {b.model} instead of {a.model}"] if a.model != b.model else []
     left, right = settings(a), settings(b)
     if left is None or right is None:
-        return ("settings unknown",)
-    words = [f"model {b.model} instead of {a.model}"] if a.model != b.model else []
+        return (*words, "settings unknown")
     words += protocol(a, b).differing
     for part, word in (("training", "training"), ("undo", "undo data")):
         if any(part not in side and record.imported is not None for side, record in ((left, a), (right, b))):
@@ -68,7 +68,8 @@ def protocol(a: ExperimentRecord, b: ExperimentRecord) -> Protocol:
     """
     one, two = _evaluation(a), _evaluation(b)
     ignored = _without_effect(one, two)
-    differing, unknown = [], []
+    differing: list[str] = []
+    unknown: dict[str, list[str]] = {}
     parts = [sorted({*left, *right}) for left, right in zip(_parts(a), _parts(b), strict=True)]
     for name in dict.fromkeys([*chain(*parts), *NEEDED]):
         if name in ignored:
@@ -77,10 +78,10 @@ def protocol(a: ExperimentRecord, b: ExperimentRecord) -> Protocol:
         if left is _UNKNOWN or right is _UNKNOWN:
             if name in NEEDED:
                 where = "both" if left is right else "the baseline" if left is _UNKNOWN else "the other"
-                unknown.append(f"{name} of {where}")
+                unknown.setdefault(where, []).append(name)
         elif left != right:
             differing.append(f"{name} {right} instead of {left}")
-    return Protocol(tuple(differing), tuple(unknown))
+    return Protocol(tuple(differing), tuple(f"{', '.join(names)} of {where}" for where, names in unknown.items()))
 
 
 def data(a: ExperimentRecord, b: ExperimentRecord) -> tuple[str, ...]:

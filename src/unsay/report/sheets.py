@@ -202,7 +202,7 @@ def footnotes(found: Sequence[Comparison]) -> list[str]:
     """Say how the numbers of comparisons came about, and what to keep in mind of single ones."""
     results = [result for one in found for result in one.results]
     family = max((result.family for result in results), default=1)
-    tests = [f"exact McNemar for 0/1 metrics, else the share of {RESAMPLES:,} resamples across 0 (seed {SEED})"]
+    tests = [f"exact McNemar for 0/1 metrics, else from {RESAMPLES:,} resamples (seed {SEED}, at least 0.0002)"]
     if any(result.test == HIERARCHICAL for result in results):
         tests.append("with several seeds, seeds and items are resampled, and the ± of a side is the sd over seeds")
     adjusted = f"adjusted for {family} comparisons of a metric (Holm)" if family > 1 else "one comparison, as it is"
@@ -237,7 +237,9 @@ def all_items(one: Comparison) -> list[tuple[str, list[str]]]:
     for result in one.results:
         if result.is_judged:
             for word, explained, items in _lists(one, result):
-                lines = [f"{item}  {shortened(questions.get(item, ''), QUESTION)}".rstrip() for item in items]
+                lines = [
+                    ": ".join(filter(None, (item, shortened(questions.get(item, ""), QUESTION)))) for item in items
+                ]
                 found.append((f"{label(result.metric)}, {word} {len(items)} ({explained})", lines))
     return found
 

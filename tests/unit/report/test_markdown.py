@@ -87,6 +87,25 @@ def test_an_unreadable_experiment_is_on_the_page_with_its_reason(tmp_path: Path)
     assert "is not JSON" in text
 
 
+def test_seeds_have_a_table_of_their_own_and_are_compared_together(tmp_path: Path) -> None:
+    lab = tmp_path / "outputs"
+    make(lab, ARMS[2])
+    assert "### Seeds" not in write_page(lab).read_text(encoding="utf-8")
+    for seed in range(2):
+        make(lab, Arm(f"EXP-02{seed}", "m|x", "sft", "lora/train", seed=seed, seeded=True))
+        make(lab, Arm(f"EXP-03{seed}", "m|x", "sft", "lora/train_bt", seed=seed, seeded=True, right=0.7, undo=True))
+    text = write_page(lab).read_text(encoding="utf-8")
+    seeds = text.split("### Seeds\n")[1].split("\n#")[0]
+    assert "mean ± standard deviation over seeds" in seeds
+    lines = [line for line in seeds.splitlines() if line.startswith("| EXP")]
+    assert [line.split(" | ")[0] for line in lines] == ["| EXP-020, EXP-021", "| EXP-030, EXP-031"]
+    assert "| m\\|x | gsm8k | sft | lora/train_bt | 2 | " in lines[1]
+    comparisons = text.split("## Comparisons\n")[1].split("\n## ")[0]
+    assert "| EXP-030 (2 seeds) | EXP-020 (2 seeds) | +" in comparisons
+    assert "a bootstrap over seeds and items" in comparisons
+    assert "- EXP-003: no other experiment of its model on these items" in comparisons
+
+
 # -- what people write stays ------------------------------------------------------
 
 
