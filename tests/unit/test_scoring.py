@@ -11,13 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.unit.metrics.varied_pairs import pairs
-from unsay import metrics, scoring
+from unsay import metrics, scoring, stats
 from unsay.errors import UnsayError
 from unsay.metrics import Items, Measured, load
 from unsay.metrics.rouge_l import RougeL
@@ -222,3 +224,52 @@ def children() -> list[psutil.Process]:
     """Worker processes of this one; the tracker that multiprocessing keeps is none."""
     mine = psutil.Process().children(recursive=True)
     return [child for child in mine if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def test_the_bootstrap_of_many_items_draws_blocks_with_the_same_error() -> None:
+    rng = np.random.default_rng(5)
+    rows = np.stack([rng.exponential(3.0, size=130_007), rng.integers(1, 9, size=130_007)], axis=1)
+
+    def ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return totals[:, 0] / totals[:, 1]
+
+    found = stats.bootstrap(rows, ratio)
+    exact = stats.ratio(rows[:, 0].tolist(), rows[:, 1].tolist())
+    assert exact.stderr is not None
+    assert found.stderr == pytest.approx(exact.stderr, rel=0.1)  # 1,000 resamples alone: 0.022, four times over
+    assert [found.low, found.high] == pytest.approx([exact.low, exact.high], rel=0.002)
+    mixed = stats.bootstrap(rows[rng.permutation(len(rows))], ratio)
+    assert (mixed.stderr, mixed.low, mixed.high) == (found.stderr, found.low, found.high)
+    mean = stats.bootstrap(rows, lambda totals: totals[:, 0] / len(rows))  # every resample has as many items
+    assert mean.stderr == pytest.approx(rows[:, 0].std() / len(rows) ** 0.5, rel=0.1)
+
+
+def test_the_bootstrap_of_fewer_items_draws_items() -> None:
+    rows = np.random.default_rng(6).integers(0, 50, size=(20_000, 2)).astype(np.float64)
+    ordered = rows[np.lexsort(rows.T[::-1])]
+    draws = np.random.default_rng(3)
+    expected = np.array([ordered[draws.integers(0, 20_000, size=20_000)].sum(axis=0) for _ in range(60)])
+    found = stats.bootstrap(rows, lambda totals: totals[:, 0] / totals[:, 1], resamples=60, seed=3)
+    drawn = expected[:, 0] / expected[:, 1]
+    assert found.stderr == drawn.std(ddof=1)
+    assert (found.low, found.high) == tuple(np.quantile(drawn, [0.025, 0.975]))
+
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "score.py"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pairs", "60", "--rounds", "1"], "every digit equal"),
+        (["--million", "--answers", "2100", "--processes", "2"], "peak memory of all processes"),
+    ],
+)
+def test_the_benchmark_runs(options: list[str], said: str, tmp_path: Path) -> None:
+    environment = os.environ | {"UNSAY_TEST_DATA": str(tmp_path)}  # generated word problems
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), *options], capture_output=True, text=True, env=environment, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert "word problems" in done.stdout

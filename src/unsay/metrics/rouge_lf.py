@@ -75,16 +75,25 @@ def rouge(pairs: Sequence[Pair]) -> NDArray[np.float64]:
     counted = [_counts(batch) for batch in batches(pairs)]
     if not counted:
         return np.zeros((0, len(NAMES)))
-    hypothesis, reference, common = np.moveaxis(np.concatenate(counted).astype(np.float64), 2, 0)
-    precision = np.divide(common, hypothesis, out=np.zeros_like(common), where=hypothesis > 0)
-    recall = np.divide(common, reference, out=np.zeros_like(common), where=reference > 0)
-    scores = 2.0 * ((precision * recall) / (precision + recall + 1e-8)) * 100
-    return np.array([round(score, 4) for score in scores.ravel().tolist()]).reshape(scores.shape)
+    counts = np.concatenate(counted).reshape(-1, 3).tolist()
+    return np.array([f_score(*three) for three in counts]).reshape(-1, len(NAMES))
 
 
 def longest_common(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
     """Length of the longest common subsequence of two lists of words, or of two strings with one character a word."""
     return int(LCSseq.similarity(hypothesis, reference))
+
+
+def f_score(hypothesis: int, reference: int, common: int) -> float:
+    """rouge-chinese's f-score of counts, 0-100, rounded to 4 digits."""
+    precision = common / hypothesis if hypothesis else 0.0
+    recall = common / reference if reference else 0.0
+    return round(2.0 * ((precision * recall) / (precision + recall + 1e-8)) * 100, 4)
+
+
+def forget() -> None:
+    """Forget how texts were cut before."""
+    _dictionary().forget()
 
 
 def words(text: str) -> list[str]:
