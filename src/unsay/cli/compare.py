@@ -108,7 +108,7 @@ def _print(found: Sequence[Comparison], *, items: bool) -> None:
 
     console = terminal.console()
     for one in found:
-        for part in terminal.comparison(one, items=items):
+        for part in terminal.comparison(one, width=console.width, items=items):
             console.print(part, soft_wrap=not hasattr(part, "columns"))
         console.print()
     for note in sheets.footnotes(found):

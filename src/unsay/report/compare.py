@@ -473,7 +473,7 @@ def _compare(a: Side, b: Side, options: Options) -> Comparison:
         limited=tuple(_limited(run) for run in runs if run.entry.limit is not None),
         settings=differing.arms(a.record, b.record, seeds=not (a.is_group or b.is_group)),
         data=differing.data(a.record, b.record) + _unknown_questions(a, b, items),
-        versions=differing.versions(a.record, b.record),
+        versions=differing.versions(a.record, b.record) + _versions_of_seeds(a) + _versions_of_seeds(b),
         warnings=tuple(dict.fromkeys((run.name, text) for run in runs for text in run.record.warnings)),
         results=tuple(results_of(a, b, metrics, items, margin=options.margin)),
         not_compared=not_compared,
@@ -605,6 +605,14 @@ def _unknown_questions(a: Side, b: Side, items: Sequence[str]) -> tuple[str, ...
     return ()
 
 
+def _versions_of_seeds(side: Side) -> tuple[str, ...]:
+    return tuple(
+        f"{text} among the seeds of {side.name}, in {run.name}"
+        for run in side.runs[1:]
+        for text in differing.versions(side.record, run.record)
+    )
+
+
 def _limited(run: Run) -> str:
     total = differing.total_items(run.record)
     n = len(run.items)
@@ -625,10 +633,11 @@ class _Columns:
     rows: NDArray[np.float64]
     width: int
     corpus: bool
+    percentage: bool
 
     @property
     def is_binary(self) -> bool:
-        return not self.corpus and bool(((self.rows == 0) | (self.rows == _RIGHT)).all())
+        return self.percentage and not self.corpus and bool(((self.rows == 0) | (self.rows == _RIGHT)).all())
 
     def contrast(self, start: int, of_a: int) -> Contrast:
         from unsay import stats
@@ -659,11 +668,13 @@ def _columns(metric: str, a: Side, b: Side, items: Sequence[str]) -> _Columns:
     if metric == CORPUS_BLEU:
         counts = [run.bleu for run in runs if not isinstance(run.bleu, str)]
         table = np.array([np.concatenate([each[item] for each in counts]) for item in items], dtype=np.float64)
-        return _Columns(tuple(items), table, table.shape[1] // len(runs), corpus=True)
+        return _Columns(tuple(items), table, table.shape[1] // len(runs), corpus=True, percentage=True)
     scores = [run.scores[metric] for run in runs]
     scored = tuple(item for item in items if all(item in each for each in scores))
     table = np.array([[each[item] for each in scores] for item in scored], dtype=np.float64)
-    return _Columns(scored, table.reshape(len(scored), len(runs)), 1, corpus=False)
+    table = table.reshape(len(scored), len(runs))
+    percentage = is_percentage(_definition(metric, runs)) and bool(((table >= 0) & (table <= _RIGHT)).all())
+    return _Columns(scored, table, 1, corpus=False, percentage=percentage)
 
 
 def _result(
@@ -671,14 +682,12 @@ def _result(
 ) -> Result:
     from unsay import stats
 
-    definition = next((text for run in (*a.runs, *b.runs) if (text := run.definition(metric)) is not None), metric)
-    percentage = is_percentage(definition)
     grouped = a.is_group or b.is_group
     binary = columns.is_binary and not grouped
     values = columns.values()
     split = len(a.runs)
     one, two = columns.rows[:, 0].tolist(), columns.rows[:, -1].tolist()
-    levels = [_level(each, columns, at, percentage) for each, at in ((values[:split], 0), (values[split:], split))]
+    levels = [_level(each, columns, at) for each, at in ((values[:split], 0), (values[split:], split))]
     if grouped or columns.corpus:
         assert resampled is not None
         diff, stderr = resampled.diff, resampled.stderr
@@ -697,10 +706,10 @@ def _result(
     else:
         p = resampled.p if resampled is not None else None
         test = HIERARCHICAL if grouped else BOOTSTRAP
-    tested = margin is not None and percentage and diff is not None and stderr is not None
+    tested = margin is not None and columns.percentage and diff is not None and stderr is not None
     return Result(
         metric=metric,
-        definition=definition,
+        definition=_definition(metric, (*a.runs, *b.runs)),
         n=len(columns.items),
         baseline=levels[0],
         other=levels[1],
@@ -721,7 +730,11 @@ def _result(
     )
 
 
-def _level(values: Sequence[float], columns: _Columns, at: int, percentage: bool) -> Level:
+def _definition(metric: str, runs: Sequence[Run]) -> str:
+    return next((text for run in runs if (text := run.definition(metric)) is not None), metric)
+
+
+def _level(values: Sequence[float], columns: _Columns, at: int) -> Level:
     from unsay import stats
 
     if len(values) > 1:
@@ -738,8 +751,9 @@ def _level(values: Sequence[float], columns: _Columns, at: int, percentage: bool
         scaled = [None if number is None else _RIGHT * number for number in (found.value, found.stderr)]
         low, high = (None if end is None else _RIGHT * end for end in (found.low, found.high))
         return Level(scaled[0], scaled[1], low, high)
-    found = stats.mean(scores, bounds=(0.0, _RIGHT) if percentage else (0.0, None))
-    if found.stderr == 0 and percentage and 0 < found.value < _RIGHT:
+    lowest = 0.0 if min(scores, default=0.0) >= 0 else -math.inf
+    found = stats.mean(scores, bounds=(lowest, _RIGHT if columns.percentage else None))
+    if found.stderr == 0 and columns.percentage and 0 < found.value < _RIGHT:
         return Level(found.value)
     return Level(found.value, found.stderr, found.low, found.high)
 

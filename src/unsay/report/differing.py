@@ -15,7 +15,7 @@ from unsay.records import ExperimentRecord
 PROTOCOL = ("prompting", "decode")
 NEEDED = ("num_fewshot", "apply_chat_template", "max_new_tokens", "do_sample", "temperature", "stop")
 """What has to be known to say that two evaluations asked and answered in the same way."""
-VERSIONS = ("unsay", "torch", "transformers", "lm_eval", "lm-eval", "llamafactory")
+VERSIONS = ("unsay", "torch", "transformers", "lm_eval", "peft")
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 _SHOTS = ("fewshot_seed", "fewshot_as_multiturn")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _STATUS_STYLES = {"completed": "green", "running": "cyan", "failed": "red", "unreadable": "red", "cancelled": "yellow"}
 _PIPED_WIDTH = 10_000
+_GAP = 3
+"""Columns of the terminal between two columns of a table."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -115,8 +117,11 @@ def differences(found: Sequence[Difference]) -> Table:
     return table
 
 
-def comparison(one: Comparison, *, items: bool = False) -> Iterator[Table | Text]:
-    """Lay out one comparison: what differs, both sides, the differences, the items gained and lost."""
+def comparison(one: Comparison, *, width: int, items: bool = False) -> Iterator[Table | Text]:
+    """Lay out one comparison: what differs, both sides, the differences, the items gained and lost.
+
+    A table that is wider than `width` is cut into several, each with the names of the metrics.
+    """
     from rich.text import Text
 
     from unsay.report import sheets
@@ -124,9 +129,10 @@ def comparison(one: Comparison, *, items: bool = False) -> Iterator[Table | Text
     yield Text(line(sheets.title(one)), style="bold")
     for kind, text in sheets.context(one):
         yield Text(line(f"{kind}: {text}"), style="bold yellow" if sheets.is_loud(kind) else "dim")
-    for table in (sheets.levels(one), sheets.changes(one)):
-        yield Text()
-        yield sheet(table, bold=[at for at, result in enumerate(one.results) if result.beyond_chance])
+    for whole in (sheets.levels(one), sheets.changes(one)):
+        for part in fitting(whole, width):
+            yield Text()
+            yield sheet(part, bold=[at for at, result in enumerate(one.results) if result.beyond_chance])
     yield Text()
     if not items:
         yield from (Text(line(text)) for text in sheets.gained_and_lost(one))
@@ -134,6 +140,31 @@ def comparison(one: Comparison, *, items: bool = False) -> Iterator[Table | Text
     for heading, lines in sheets.all_items(one):
         yield Text(line(heading), style="bold")
         yield from (Text(f"  {line(each)}") for each in lines)
+
+
+def fitting(found: Sheet, width: int) -> list[Sheet]:
+    """Cut a table between its columns of numbers, so that every part fits; all parts have the columns of words."""
+    from rich.cells import cell_len
+
+    from unsay.report.sheets import Sheet
+
+    columns = list(zip(found.header, *found.rows, strict=True))
+    needed = [max(cell_len(line(cell)) for cell in column) + _GAP for column in columns]
+    words = min(sum(needed[: found.words]), max(20 * found.words, width // 3))  # words wrap, numbers do not
+    parts: list[list[int]] = [[]]
+    for at in range(found.words, len(columns)):
+        if parts[-1] and words + sum(needed[place] for place in parts[-1]) + needed[at] > width:
+            parts.append([])
+        parts[-1].append(at)
+    kept = [[*range(found.words), *part] for part in parts]
+    return [
+        Sheet(
+            tuple(found.header[at] for at in part),
+            tuple(tuple(row[at] for at in part) for row in found.rows),
+            found.words,
+        )
+        for part in kept
+    ]
 
 
 def sheet(found: Sheet, bold: Sequence[int] = ()) -> Table:

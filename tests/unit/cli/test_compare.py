@@ -18,12 +18,16 @@ import numpy as np
 import pytest
 import scipy.stats
 from markdown_it import MarkdownIt
+from rich.console import Console
 
 import unsay
 from tests.unit.lab import ARMS, ITEMS, Arm, change_record, make, set_right
 from unsay import cli
 from unsay.metrics.bleu import Bleu
 from unsay.records import Sample
+from unsay.report import sheets, terminal
+from unsay.report.compare import Options, sides
+from unsay.report.compare import compare as compared
 from unsay.store import layout, read, write
 
 STRICT, FLEXIBLE = "exact_match_strict", "exact_match_flexible"
@@ -231,6 +235,30 @@ def test_the_released_systems_differ_as_is_known(released: Path, capsys: pytest.
         assert metric(one)["other"]["value"] == pytest.approx(100 * correct[other] / 1319)
         assert metric(one)["family"] == 3
     assert "unknown: " in first["protocol"][0]
+
+
+def test_a_count_is_no_percentage(pair: tuple[Path, Path], document: Any) -> None:
+    """Scores of 0 and 100 of a metric that counts are neither right nor wrong, and its interval has no upper end."""
+    for folder, high in zip(pair, (100.0, 300.0), strict=True):
+        lines = lines_of(folder)
+        for line in lines:
+            line["scores"]["sampled_tokens"] = high * (int(line["item"]) % 2)
+        write_lines(folder, lines)
+    found = metric(document("EXP-003", "EXP-004", "--equivalence", "5"), "sampled_tokens")
+    assert found["diff"] == pytest.approx(100.0)
+    assert (found["test"], found["only_other"], found["equivalence"]) == ("paired bootstrap", None, None)
+    assert found["other"]["high"] > 150
+    assert "average 50" not in str(found["remarks"])
+    assert found["remarks"] == ["mean over answers; on the page it is a ratio of sums"]
+
+
+def test_an_answer_that_was_scored_several_times_counts_once(pair: tuple[Path, Path], document: Any) -> None:
+    lines = lines_of(pair[1])
+    again = [line | {"scores": {STRICT: 100.0 - line["scores"][STRICT]}} for line in lines[:50]]
+    write_lines(pair[1], lines + again)
+    found = metric(document("EXP-003", "EXP-004"))
+    assert found["n"] == ITEMS
+    assert (found["test"], found["only_other"]) == ("paired bootstrap", None)
 
 
 # -- refused ----------------------------------------------------------------------
@@ -464,6 +492,16 @@ def test_seeds_that_are_not_set_up_alike_are_said(seeds: Path, document: Any) ->
     ]
 
 
+def test_seeds_of_other_versions_are_said(seeds: Path, document: Any) -> None:
+    folder = seeds / "qwen3-4b/gsm8k/sft/lora/train_bt/seed_2"
+    record = read.record(folder)
+    assert record is not None
+    change_record(folder, attempts=(replace(record.attempts[-1], versions={"torch": "2.14.0"}),))
+    assert document("EXP-100", "EXP-200")["versions"] == [
+        "torch 2.14.0 instead of 2.13.0 among the seeds of EXP-200 (3 seeds), in EXP-202"
+    ]
+
+
 # -- formats ----------------------------------------------------------------------
 
 
@@ -479,6 +517,22 @@ def test_items_are_listed_with_the_last_line_of_their_question(pair: tuple[Path,
     assert "  119: Question 119? ␛[2J" in out
     assert "EM (strict), both wrong 80 (neither right)" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 400])
+def test_tables_are_cut_to_the_terminal_and_lose_nothing(pair: tuple[Path, Path], lab: Path, width: int) -> None:
+    entries = read.find(lab)
+    (one,) = compared(sides(entries, entries), Options())
+    whole = sheets.changes(one)
+    parts = terminal.fitting(whole, width)
+    assert [name for part in parts for name in part.header[1:]] == list(whole.header[1:])
+    assert len(parts) == 1 or width < 150
+    for part in parts:
+        console = Console(file=io.StringIO(), width=width)
+        console.print(terminal.sheet(part))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert all(len(line) <= width for line in shown.splitlines())
+        assert all(cell in shown for row in part.rows for cell in row[1:])
 
 
 def test_csv_has_a_record_per_pair_and_metric_and_no_formulas(pair: tuple[Path, Path], compare: Any) -> None:
