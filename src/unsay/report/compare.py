@@ -470,7 +470,7 @@ def _compare(a: Side, b: Side, options: Options) -> Comparison:
         left_out_baseline=left_a,
         left_out_other=left_b,
         banner=banner,
-        limited=tuple(_limited(run) for run in runs if run.entry.limit is not None),
+        limited=tuple(said for run in runs if (said := _limited(run)) is not None),
         settings=differing.arms(a.record, b.record, seeds=not (a.is_group or b.is_group)),
         data=differing.data(a.record, b.record) + _unknown_questions(a, b, items),
         versions=differing.versions(a.record, b.record) + _versions_of_seeds(a) + _versions_of_seeds(b),
@@ -576,7 +576,7 @@ def _banner(a: Side, b: Side, items: Sequence[str], metrics: Sequence[str]) -> t
     found = differing.protocol(a.record, b.record)
     words = [f"differs: {text}" for text in found.differing]
     words += [f"unknown: {text}" for text in found.unknown]
-    if not found.differing:
+    if not found.other_prompts:
         words += _other_prompts(a, b, items)
     for side in (a, b):
         for run in side.runs[1:]:
@@ -613,10 +613,12 @@ def _versions_of_seeds(side: Side) -> tuple[str, ...]:
     )
 
 
-def _limited(run: Run) -> str:
-    total = differing.total_items(run.record)
-    n = len(run.items)
-    return f"{run.name} is a limited run: {n} of {'?' if total is None else total} items, not a result of the whole set"
+def _limited(run: Run) -> str | None:
+    total, n = differing.total_items(run.record), len(run.items)
+    counted = f"{n} of {'?' if total is None else total} items"
+    if run.entry.limit is not None:
+        return f"{run.name} is a limited run: {counted}, not a result of the whole set"
+    return f"{run.name} has the scores of {counted} only" if total is not None and n < total else None
 
 
 # -- numbers ----------------------------------------------------------------------

@@ -28,6 +28,8 @@ class Protocol:
 
     differing: tuple[str, ...]
     unknown: tuple[str, ...]
+    other_prompts: bool
+    """A setting of the prompts differs, so that the prompts do."""
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -69,6 +71,7 @@ def protocol(a: ExperimentRecord, b: ExperimentRecord) -> Protocol:
     one, two = _evaluation(a), _evaluation(b)
     ignored = _without_effect(one, two)
     differing: list[str] = []
+    other_prompts = False
     unknown: dict[str, list[str]] = {}
     parts = [sorted({*left, *right}) for left, right in zip(_parts(a), _parts(b), strict=True)]
     for name in dict.fromkeys([*chain(*parts), *NEEDED]):
@@ -81,7 +84,9 @@ def protocol(a: ExperimentRecord, b: ExperimentRecord) -> Protocol:
                 unknown.setdefault(where, []).append(name)
         elif left != right:
             differing.append(f"{name} {right} instead of {left}")
-    return Protocol(tuple(differing), tuple(f"{', '.join(names)} of {where}" for where, names in unknown.items()))
+            other_prompts = other_prompts or name in parts[0]
+    gaps = tuple(f"{', '.join(names)} of {where}" for where, names in unknown.items())
+    return Protocol(tuple(differing), gaps, other_prompts)
 
 
 def data(a: ExperimentRecord, b: ExperimentRecord) -> tuple[str, ...]:

@@ -363,6 +363,15 @@ def test_a_limited_run_is_said_loudly_and_needs_intersect(lab: Path, pair: Any, 
     assert "LIMITED" in err, "a table of numbers has no place for it"
 
 
+def test_scores_of_a_part_of_the_items_are_said_loudly(pair: tuple[Path, Path], document: Any) -> None:
+    for folder in pair:
+        write_lines(folder, lines_of(folder)[:3])
+    assert document("EXP-003", "EXP-004")["limited"] == [
+        "EXP-003 has the scores of 3 of 200 items only",
+        "EXP-004 has the scores of 3 of 200 items only",
+    ]
+
+
 # -- what differs -----------------------------------------------------------------
 
 
@@ -394,6 +403,15 @@ def test_other_prompts_under_the_same_settings_are_noticed(pair: tuple[Path, Pat
     answers = [line | {"prompt": f"Now: {line['prompt']}"} for line in read.predictions(pair[1])]
     write.write_bytes(pair[1] / layout.PREDICTIONS, b"".join(map(write.json_line, answers)))
     assert document("EXP-003", "EXP-004")["protocol"] == ["differs: the prompt of 200 of 200 items"]
+    record = read.record(pair[1])
+    assert record is not None
+    settings = json.loads(json.dumps(record.spec["settings"]))
+    settings["decode"]["max_new_tokens"] = 64
+    change_record(pair[1], spec={"settings": settings})
+    assert document("EXP-003", "EXP-004")["protocol"] == [
+        "differs: max_new_tokens 64 instead of 512",
+        "differs: the prompt of 200 of 200 items",
+    ]
 
 
 def test_what_an_import_does_not_know_is_unknown_and_not_different(pair: tuple[Path, Path], document: Any) -> None:
