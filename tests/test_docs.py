@@ -26,6 +26,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import unsay
+from tests.unit.importers import foreign
 from tests.unit.lab import make_lab
 from unsay import catalog, cli, config, definitions, metrics, models, overrides, preflight, records, settings
 from unsay.errors import ConfigError
@@ -52,7 +53,7 @@ ELSEWHERE = {
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
 }
-READING = ("status", "show", "note", "report", "compare")
+READING = ("status", "show", "note", "report", "compare", "import", "score")
 """Commands that need a lab to read."""
 
 
@@ -251,6 +252,22 @@ def parameters(name: str) -> list[Any]:
     return [parameter for each in inner.values() for parameter in each.params]
 
 
+def make_foreign(folder: Path) -> None:
+    """Write what the pages import and score."""
+    foreign.write_run(folder / "lm_eval_out" / "run")
+    predictions = foreign.predictions()
+    for name in ("generated_predictions.jsonl", "saves/lora/generated_predictions.jsonl"):
+        foreign.write_lines(folder / name, predictions)
+    renamed = [{"output": line["predict"], "target": line["label"]} for line in predictions]
+    foreign.write_lines(folder / "other.jsonl", renamed)
+    foreign.write_lines(folder / "train.jsonl", [{"question": "How many?", "answer": "It is 500.\n#### 500"}])
+    solution = {"question": "What is 1 + 1?", "ground_truth": "It is 2\nA: 2", "small": {"solution": "A: 2"}}
+    foreign.write_lines(folder / "answers.jsonl", [solution])
+    row = "| OLD-1 | some-model | gsm8k | sft | 49.76 |"
+    page = f"| Experiment ID | Model | Dataset | Method | BLEU |\n|---|---|---|---|---|\n{row}\n"
+    (folder / "old_page.md").write_text(page)
+
+
 def test_every_option_that_is_written_about_exists() -> None:
     ours = {option for name in cli.commands() for parameter in parameters(name) for option in parameter.opts}
     written = {option for page in PAGES for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())}
@@ -279,6 +296,7 @@ def test_quick_commands_do_what_the_page_says(page: Path, work: Path, capsys: py
         (work / name).write_text(text)
     lab = work / "lab"
     make_lab(lab / "outputs")
+    make_foreign(lab)
     for command in commands():
         if command.page != page or command.text in ELSEWHERE or (page.name, command.text) in SLOW:
             continue
@@ -400,7 +418,8 @@ def test_every_result_file_is_in_the_tree() -> None:
     tree = text.split("## The tree")[1].split("```")[0]
     files = (
         layout.PAGE, layout.EXPERIMENT, layout.METRICS, layout.TRACES, layout.PROMPTS, layout.PREDICTIONS, layout.ROWS,
-        layout.REFUSED, layout.MANIFEST, layout.UNDO_TABLE, layout.LIMIT_PREFIX, layout.SUPERSEDED, layout.LOGS,
+        layout.REFUSED, layout.MANIFEST, layout.UNDO_TABLE, layout.LIMIT_PREFIX, layout.SCORES,
+        layout.IMPORTED, layout.SUPERSEDED, layout.LOGS,
     )  # fmt: skip
     assert [name for name in files if name not in tree] == []
 

@@ -23,6 +23,8 @@ from unsay.records import STATUSES, MetricValue
 
 LARGEST_PAGE = 4 * 2**20
 MOST_ROWS = 10_000
+LONGEST_LINE = 20_000
+"""Characters of a line of the page; what follows is not read."""
 GSM8K_TEST = 1319
 """Questions in GSM8K's test split."""
 COLUMNS = {
@@ -35,8 +37,8 @@ METRICS = {
     "bleu-4": "bleu4_lf", "rouge-1": "rouge_1_lf", "rouge-2": "rouge_2_lf", "rouge-l": "rouge_l_lf",
 }  # fmt: skip
 """The page's columns; its BLEU and ROUGE are LLaMA-Factory's."""
-_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_VALUE = re.compile(r"(-?\d+(?:\.\d+)?)(?:\s*(?:±|\+/-|\+-)\s*(\d+(?:\.\d+)?))?")
+_LINK = re.compile(r"\[[^\[\]]{0,300}\]\(([^()\s]{1,1000})\)")
+_VALUE = re.compile(r"(-?\d{1,12}(?:\.\d{1,12})?)(?:\s*(?:±|\+/-|\+-)\s*(\d{1,12}(?:\.\d{1,12})?))?")
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 
 
@@ -107,7 +109,8 @@ def read_page(path: Path) -> list[Row]:
     rows: dict[str, Row] = {}
     header: list[str] = []
     section = ""
-    for line in text.splitlines():
+    for whole_line in text.splitlines():
+        line = whole_line[:LONGEST_LINE]
         cells = _cells(line)
         if cells is None:
             header = []
@@ -240,7 +243,7 @@ def _detail(line: str, section: str, rows: dict[str, Row]) -> str:
 
 def _plain(cell: str) -> str:
     """Drop the marks of bold, code and links."""
-    return re.sub(r"[*`]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", cell)).strip()
+    return re.sub(r"[*`]", "", re.sub(r"\[([^\[\]]{0,300})\]\([^()]{0,1000}\)", r"\1", cell)).strip()
 
 
 def _target(link: str) -> str:

@@ -28,6 +28,8 @@ LONGEST_LINE = 16 * 2**20
 """Bytes of one line of a JSON Lines file; a longer one is refused (parsed it can take twenty times the memory)."""
 LARGEST_DOCUMENT = 24 * 2**20
 """Bytes of a file that is one JSON or YAML document."""
+LARGEST_YAML, DEEPEST_YAML = 2**18, 50
+"""Bytes and nesting of a YAML document, which is read slowly."""
 SHORTEST_ROW = 12
 """Characters of a text that tells training rows apart; shorter ones (`Yes`, `3: Business`) stand in many."""
 SNIFFED = 64 * 2**10
@@ -198,10 +200,21 @@ def yaml_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML document that is a mapping, plain values only and no aliases (which can grow without bound)."""
     import yaml
 
-    text = _text(_whole(path, 2**20))
+    text = _text(_whole(path, LARGEST_YAML))
+    opens = (
+        yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken
+    )  # fmt: skip
+    closes = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+    depth = 0
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ForeignError("expected YAML without aliases (*name); write the value out")
+        # One token at a time: what is nested too deeply is not read to its end.
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken):
+                raise ForeignError("expected YAML without aliases (*name); write the value out")
+            depth += isinstance(token, opens)
+            depth -= isinstance(token, closes)
+            if depth > DEEPEST_YAML:
+                raise ForeignError(f"expected YAML nested at most {DEEPEST_YAML} deep, got more")
         value = yaml.safe_load(text)
     except RecursionError:
         raise ForeignError("expected YAML, got brackets nested too deeply") from None

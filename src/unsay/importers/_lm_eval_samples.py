@@ -53,6 +53,11 @@ class Scan:
         match = STAMP.search(self.path.name)
         return match[1] if match else ""
 
+    def extremes(self, key: str) -> list[float]:
+        """Return the smallest and largest value of a metric; nothing where no document has one."""
+        known = [value for value in self.columns.get(key, ()) if not math.isnan(value)]
+        return [min(known), max(known)] if known else []
+
     def mean(self, key: str) -> float | None:
         column = self.columns.get(key)
         if column is None or any(map(math.isnan, column)) or len(column) < self.documents:

@@ -7,9 +7,8 @@ bring them out again.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,7 +186,9 @@ def _experiment(
     config = config if isinstance(config, dict) else {}
     effective, original = _sizes(run, task, members)
     scan, complete = (None, False) if members else _samples_of(run, task, effective, stated, scans)
-    definitions = {key: _definition(run, task, key) for key in stated}
+    seen = {key: scan.extremes(key) if scan is not None else [] for key in stated}
+    scales = {key: _scale(key, [value, *seen[key]]) for key, (value, _) in stated.items()}
+    definitions = {key: _definition(run, task, key) + _unscaled(scales[key]) for key in stated}
     warnings = list(_warnings(run, task, config, scan))
     if members:
         why = f"published by lm-eval for a group of {len(members)} tasks, whose samples are not pooled here"
@@ -203,7 +204,6 @@ def _experiment(
     else:
         why = "published by lm-eval"
     settings = _settings(run, config, scan)
-    scales = {key: _scale(key, value) for key, (value, _) in stated.items()}
     summary: dict[str, MetricValue] = {}
     for key, (value, stderr) in stated.items():
         scale = scales[key]
@@ -282,10 +282,14 @@ def _stated(values: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:
     return dict(list(found.items())[:64])
 
 
-def _scale(key: str, value: float) -> float:
+def _scale(key: str, values: Iterable[float]) -> float:
     """Return 100 for a metric that lm-eval states as a fraction, 1 for one with a scale of its own."""
     own = any(word in key.partition(",")[0].casefold() for word in UNSCALED)
-    return 1.0 if own or not 0 <= value <= 1 else 100.0
+    return 1.0 if own or not all(0 <= value <= 1 for value in values) else 100.0
+
+
+def _unscaled(scale: float) -> str:
+    return "" if scale == 100.0 else ", unscaled"
 
 
 def _sizes(run: _Run, task: str, members: Sequence[str]) -> tuple[int | None, int | None]:
@@ -508,11 +512,11 @@ def _bos(run: _Run) -> str | None:
 def _orphan(scan: Scan, options: Options) -> Found:
     """Samples without their results file: the scores are there, settings and model are not."""
     task = name_of(STAMP.sub("", scan.path.name).removeprefix("samples_").removesuffix(".jsonl"))
-    scales = {key: _scale(key, max((v for v in column if not math.isnan(v)), default=0.0)) for key, column in
-              scan.columns.items()}  # fmt: skip
+    scales = {key: _scale(key, scan.extremes(key)) for key in scan.columns}
     decode: dict[str, Any] = {"do_sample": scan.sampled} if scan.text else {}
     if scan.max_new_tokens is not None:
         decode["max_new_tokens"] = scan.max_new_tokens
+    named = f"lm-eval {shortened(task, 60)} v?"
     return Found(
         tool="lm-eval (version not written)",
         files=(scan.path,),
@@ -524,7 +528,7 @@ def _orphan(scan: Scan, options: Options) -> Found:
         items=_Stream(scan, options, scales),
         expected=None,
         text_reason=None if scan.text else MULTIPLE_CHOICE,
-        item_definitions={OURS.get(key, key): f"lm-eval {shortened(task, 60)} v? {key}" for key in scan.columns},
+        item_definitions={OURS.get(key, key): f"{named} {key}{_unscaled(scales[key])}" for key in scan.columns},
         settings={"prompting": {"apply_chat_template": scan.chat}, "decode": decode},
         warnings=(
             "no results file beside the samples: model, shots and whether all samples are here are unknown",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.metrics.varied_pairs import pairs
-from unsay.metrics.exact_match import FLEXIBLE, STRICT, ExactMatch
+from unsay.metrics.exact_match import FLEXIBLE, STRICT, UP_TO_MARKER, ExactMatch, _without
 from unsay.records import Sample
 
 ANSWERS = st.one_of(
@@ -120,3 +121,15 @@ def test_a_wrong_answer_among_right_ones_has_an_error() -> None:
     assert (right.value, right.stderr, right.high) == (100.0, 0.0, 100.0)
     assert right.low is not None
     assert 99 < right.low < 100
+
+
+@given(st.text(alphabet="# 0\nx", max_size=40))
+def test_what_stands_before_the_marker_goes_as_with_the_pattern(text: str) -> None:
+    assert _without(UP_TO_MARKER, text) == re.sub(UP_TO_MARKER, "", text)
+
+
+def test_an_answer_of_a_million_characters_without_the_marker_is_read_once() -> None:
+    """The pattern itself would try each of them against all that follow."""
+    sample = Sample("0", "", "#### 4", "so " * 350_000 + "4")
+    assert ExactMatch().items([sample]) == {STRICT: [0.0], FLEXIBLE: [100.0]}
+    assert ExactMatch().items([Sample("0", "", "- " * 500_000, "4")])[FLEXIBLE] == [0.0]
