@@ -116,7 +116,7 @@ def ours(part: list[Pair]) -> list[Scores]:
 
 
 def our_rouge_l(part: list[tuple[Any, Any]]) -> list[Scores]:
-    """ROUGE-L of words, or of numbered words. rouge-chinese's sentences make no difference where no line is blank."""
+    """ROUGE-L of words, or of numbered words."""
     return [
         (rouge_lf.f_score(len(hypothesis), len(reference), rouge_lf.longest_common(hypothesis, reference)),)
         for hypothesis, reference in part
@@ -130,7 +130,9 @@ def against_the_libraries(found: list[Pair], source: str, rounds: int) -> None:
     print(f"{len(found)} pairs, {length:.0f} characters a text: {source}; {rounds} rounds\n")
     words = Words()
     joined = [libraries.joined(pair) for pair in found]
-    numbered = [tuple("".join([words[word] for word in text.split()]) for text in pair) for pair in joined]
+    numbered = [
+        tuple("".join([words[word] for word in rouge_lf.joined_words(text)]) for text in pair) for pair in joined
+    ]
     _report(
         "all four scores",
         [by_turns(lambda part: list(map(libraries.scores, part)), found, [(ours, found)]) for _ in range(rounds)],
@@ -144,7 +146,7 @@ def against_the_libraries(found: list[Pair], source: str, rounds: int) -> None:
                 joined,
                 [
                     (our_rouge_l, numbered),
-                    (lambda part: our_rouge_l([(a.split(), b.split()) for a, b in part]), joined),
+                    (lambda part: our_rouge_l([tuple(map(rouge_lf.joined_words, pair)) for pair in part]), joined),
                 ],
             )
             for _ in range(rounds)

@@ -99,7 +99,13 @@ def forget() -> None:
 def words(text: str) -> list[str]:
     """Cut a text into the words rouge-chinese sees; none where it is blank."""
     pieces = _dictionary().pieces
-    joined = " ".join([token for piece in PIECES.split(text) if piece for token in pieces[piece]])
+    return joined_words(" ".join([token for piece in PIECES.split(text) if piece for token in pieces[piece]]))
+
+
+def joined_words(joined: str) -> list[str]:
+    """Cut space-joined tokens into words as rouge-chinese does: sentence by sentence, a blank one being a word too."""
+    if SIX_DOTS not in joined and not BLANK_LINE.search(joined) and not joined[:1].isspace():
+        return joined.split()
     if not joined.strip():
         return []
     for pattern, replacement in SENTENCE_ENDS:
