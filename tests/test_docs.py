@@ -49,6 +49,8 @@ SLOW = (
 # Not run from a test, and why.
 ELSEWHERE = {
     "make test": "runs these tests",
+    "python benchmarks/score.py": "tests/unit/test_scoring.py runs it on a few answers",
+    "python benchmarks/score.py --million": "tests/unit/test_scoring.py runs it on a few answers",
     "make test-all": "runs these tests",
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
@@ -272,7 +274,10 @@ def test_every_option_that_is_written_about_exists() -> None:
     ours = {option for name in cli.commands() for parameter in parameters(name) for option in parameter.opts}
     written = {option for page in PAGES for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())}
     assert len(written) > 5
-    assert written <= ours | {"--help"}
+    benchmarks = {
+        option for file in ROOT.glob("benchmarks/*.py") for option in re.findall(r'"(--[a-z-]+)"', file.read_text())
+    }
+    assert written <= ours | benchmarks | {"--help"}
 
 
 def test_every_make_target_that_is_written_about_exists() -> None:

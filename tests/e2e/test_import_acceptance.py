@@ -279,5 +279,5 @@ def test_the_released_systems_compare_as_published(
     ids = {entry.record.model: entry.record.id for entry in read.find(tmp_path / "outputs") if entry.record}
     assert cli.main(["compare", ids["175b_finetuning"], ids["6b_verification"]]) == 0
     out = capsys.readouterr().out
-    for text in ("+4.32", "1.44", "209", "152", "0.0032"):
+    for text in ("+4.32", "± 1.44", "209", "152", "0.00315"):
         assert text in out

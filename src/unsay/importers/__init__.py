@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import stat
@@ -30,6 +29,8 @@ LARGEST_DOCUMENT = 24 * 2**20
 """Bytes of a file that is one JSON or YAML document."""
 LARGEST_YAML, DEEPEST_YAML = 2**18, 50
 """Bytes and nesting of a YAML document, which is read slowly."""
+LARGEST_NUMBER = 1e100
+"""Beyond it nothing is a score, and sums of squares overflow."""
 SHORTEST_ROW = 12
 """Characters of a text that tells training rows apart; shorter ones (`Yes`, `3: Business`) stand in many."""
 SNIFFED = 64 * 2**10
@@ -201,9 +202,8 @@ def yaml_mapping(path: Path) -> dict[str, Any]:
     import yaml
 
     text = _text(_whole(path, LARGEST_YAML))
-    opens = (
-        yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken
-    )  # fmt: skip
+    flow = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken)
+    block = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
     closes = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     depth = 0
     try:
@@ -211,7 +211,7 @@ def yaml_mapping(path: Path) -> dict[str, Any]:
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             if isinstance(token, yaml.AliasToken):
                 raise ForeignError("expected YAML without aliases (*name); write the value out")
-            depth += isinstance(token, opens)
+            depth += isinstance(token, flow + block)
             depth -= isinstance(token, closes)
             if depth > DEEPEST_YAML:
                 raise ForeignError(f"expected YAML nested at most {DEEPEST_YAML} deep, got more")
@@ -378,14 +378,14 @@ def keys_of(line: Mapping[str, Any]) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return a finite number, also one that was written as a text; None for anything else."""
+    """Return a number of at most 1e100, also one that was written as a text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return found if abs(found) <= LARGEST_NUMBER else None
 
 
 def whole(value: object) -> int | None:

@@ -49,7 +49,7 @@ def interval(low: float | None, high: float | None, *, digits: int = 2, signed: 
 
 def p_value(p: float | None) -> str:
     """Show a p-value in a table."""
-    return NOTHING if p is None else f"{p:.2g}"
+    return NOTHING if p is None else f"{p:.3g}"
 
 
 def p_words(p: float) -> str:
