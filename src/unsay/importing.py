@@ -230,7 +230,9 @@ class _Placed:
         row = self._row(found)
         known = self.by_identity.get(identity)
         if known is not None and known.record is not None and known.record.status == found.status:
-            return Outcome(found, "unchanged", known.record.id, known.relative)
+            if row is None or found.tool == "page" or known.record.facts.get("page") == row.to_json():
+                return Outcome(found, "unchanged", known.record.id, known.relative)
+            return self._name(known, known.record, found, row)
         earlier = known or self._earlier(found, row)
         found, noted = _with_row(found, row)
         id, notes = (row.id, row.notes) if row is not None else ("", "")
@@ -256,6 +258,29 @@ class _Placed:
                 self.by_identity[identity] = entry
         did = "added" if earlier is None else "updated"
         return Outcome(found, did, id, entry.relative, warnings=record.warnings, verified=verified)
+
+    def _name(self, known: Entry, record: ExperimentRecord, found: Found, row: Row) -> Outcome:
+        """Give an experiment that is there already what a hand-kept page says of it: id, notes, names."""
+        self._refuse_taken(row.id, known)
+        found, noted = _with_row(found, row)
+        differing = _page_differs(found, read.metrics(known.folder))
+        named = replace(
+            record,
+            id=row.id,
+            notes=record.notes or row.notes,
+            model=found.model,
+            dataset=found.dataset,
+            method=found.method,
+            config=found.config,
+            facts={**record.facts, "page": row.to_json()},
+            warnings=tuple(dict.fromkeys([*noted, *record.warnings, *differing])),
+        )
+        with write.lock(known.folder):
+            write.write_json(known.folder / layout.EXPERIMENT, named.to_json())
+        entry = replace(known, record=named)
+        self.entries = [entry if each.folder == known.folder else each for each in self.entries]
+        self.by_identity[record.identity] = entry
+        return Outcome(found, "updated", row.id, known.relative, warnings=named.warnings)
 
     def _row(self, found: Found) -> Row | None:
         """Return the line of the page that is about this experiment: of this page or an earlier one."""

@@ -161,6 +161,21 @@ class Importer(Protocol):
         """Say whether a file is of this kind, from its name or its first bytes; cheap, never raises."""
 
 
+def of_each(
+    files: Sequence[File], claims: Callable[[File], bool], make: Callable[[Path], list[Found]]
+) -> tuple[list[Found], list[Refused]]:
+    """Make experiments of every claimed file by itself; one that raises ForeignError is refused."""
+    found: list[Found] = []
+    refused: list[Refused] = []
+    for file in files:
+        if claims(file):
+            try:
+                found += make(file.path)
+            except ForeignError as error:
+                refused.append(Refused(file.path, str(error)))
+    return found, refused
+
+
 # -- reading foreign files --------------------------------------------------------
 
 

@@ -31,15 +31,7 @@ class Generations:
         return b'"samples"' in start and b'"results"' not in start and any(f'"{k}"'.encode() in start for k in ANSWERS)
 
     def find(self, files: Sequence[File], options: Options) -> tuple[list[Found], list[Refused]]:
-        found: list[Found] = []
-        refused: list[Refused] = []
-        for file in files:
-            if self.claims(file):
-                try:
-                    found.append(_experiment(file.path, importers.mapping(file.path), options))
-                except ForeignError as error:
-                    refused.append(Refused(file.path, str(error)))
-        return found, refused
+        return importers.of_each(files, self.claims, lambda path: [_experiment(path, importers.mapping(path), options)])
 
 
 def _experiment(path: Path, document: Mapping[str, Any], options: Options) -> Found:

@@ -30,15 +30,7 @@ class Solutions:
         return line is not None and bool(_systems(line))
 
     def find(self, files: Sequence[File], options: Options) -> tuple[list[Found], list[Refused]]:
-        found: list[Found] = []
-        refused: list[Refused] = []
-        for file in files:
-            if self.claims(file):
-                try:
-                    found += _experiments(file.path, options)
-                except ForeignError as error:
-                    refused.append(Refused(file.path, str(error)))
-        return found, refused
+        return importers.of_each(files, self.claims, lambda path: _experiments(path, options))
 
 
 def _experiments(path: Path, options: Options) -> list[Found]:

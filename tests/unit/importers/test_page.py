@@ -85,6 +85,20 @@ def test_files_that_come_later_take_the_place_of_the_pages_numbers(place: Path) 
     assert record.imported["tool"].startswith("lm-eval")
 
 
+def test_a_page_that_comes_later_names_what_is_there(place: Path) -> None:
+    foreign.write_run(place / "outputs" / "m", 12, 7)
+    (place / "old.md").write_text((place / "old.md").read_text().replace("EXP-001", "BASE-7"))
+    assert cli.main(["import", "outputs", "-o", "lab"]) == 0  # becomes EXP-001
+    for _ in range(2):
+        assert cli.main(["import", "outputs", "--page", "old.md", "-o", "lab"]) == 0
+        found = records(place / "lab")
+        assert set(found) == {"BASE-7", "EXP-003"}
+        record, values = found["BASE-7"]
+        assert (record.notes, record.config) == ("Baseline | first", "fewshot_8")
+        assert values["exact_match_strict"].value == pytest.approx(700 / 12)
+        assert any("the page says 79.3" in text for text in record.warnings)
+
+
 def test_an_id_that_is_taken_is_refused_and_nothing_is_overwritten(place: Path) -> None:
     foreign.write_run(place / "other", 12, 3)
     assert cli.main(["import", "other", "-o", "lab"]) == 0  # becomes EXP-001
