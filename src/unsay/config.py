@@ -597,7 +597,8 @@ def _title(model: Model, method: str, settings: Settings) -> str:
         return f"{shown} Vanilla Evaluation"
     if method == SFT:
         undo = settings.undo
-        kind = "" if undo is None else " + Backtrack" if undo.mask == "errors" else " + Backtrack (unmasked)"
+        masks = {"errors": "", "none": " (unmasked)"}
+        kind = "" if undo is None else " + Backtrack" + masks.get(undo.mask, f" (mask {undo.mask})")
         return f"{shown} SFT with LoRA{kind}"
     return f"{shown} {method}"
 

@@ -54,8 +54,9 @@ class UndoData:
     """Fields of the strategy's dataclass that differ from its defaults."""
     clean_share: float = 0.0
     """Share of rows left without any mistake."""
-    mask: Literal["errors", "none"] = "errors"
-    """errors: no loss on tokens that will be taken back; none: loss on every answer token."""
+    mask: Literal["errors", "repeats", "before_undo", "none"] = "errors"
+    """errors: no loss on what will be taken back; repeats: the same, and the undos that repeat a run's first one weigh
+    as much as one token together; before_undo: as errors, and no loss before the first undo; none: loss on all."""
     init: Literal["description", "mean", "words"] = "description"
     """How the control token's embedding row starts."""
     context: Literal["keep", "rewind"] = "keep"

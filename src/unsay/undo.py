@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
@@ -36,9 +37,10 @@ from unsay.records import CLEAN, CORRECTION, ERROR, PROVENANCE, SCHEMA, UNDO, Co
 
 ActionKind = Literal["pop", "pop_line", "pop_all"]
 StepKind = Literal["emit", "undo", "underflow", "end"]
-Mask = Literal["errors", "none"]
+Mask = Literal["errors", "repeats", "before_undo", "none"]
 
 ACTION_KINDS: tuple[str, ...] = get_args(ActionKind)
+MASKS: tuple[str, ...] = get_args(Mask)
 
 
 @dataclass(frozen=True)
@@ -288,16 +290,26 @@ def loss_weights(provenance: str, mask: Mask) -> list[float]:
     """Return one loss weight per token of a row's answer.
 
     `errors` gives 0 to every token that is taken back and 1 to the rest (undo, correction and end token included);
-    `none` gives 1 to all. The weights come from provenance, never from counting runs of undos: counting is wrong as
-    soon as an undo is followed by a survivor that is undone later.
+    `none` gives 1 to all. `repeats` is `errors` with long runs of undos held down: the first undo of a run has weight
+    1, those that repeat it share another 1. `before_undo` is `errors` without a loss on anything before the first undo;
+    a row without undo keeps its whole loss. What is a mistake comes from provenance, never from counting undos:
+    counting is wrong as soon as an undo is followed by a survivor that is undone later.
     """
     if unknown := sorted(set(provenance) - set(PROVENANCE)):
         raise UndoError(f"expected provenance letters {', '.join(PROVENANCE)}, got {', '.join(unknown)}")
+    if mask not in MASKS:
+        raise UndoError(f"expected a mask ({', '.join(MASKS)}), got {mask!r}")
     if mask == "none":
         return [1.0] * len(provenance)
-    if mask == "errors":
-        return [0.0 if letter == ERROR else 1.0 for letter in provenance]
-    raise UndoError(f"expected the mask 'errors' or 'none', got {mask!r}")
+    weights = [0.0 if letter == ERROR else 1.0 for letter in provenance]
+    if mask == "before_undo":
+        first = max(provenance.find(UNDO), 0)
+        weights[:first] = [0.0] * first
+    if mask == "repeats":
+        for run in re.finditer(f"{UNDO}{UNDO}+", provenance):
+            repeats = run.end() - run.start() - 1
+            weights[run.start() + 1 : run.end()] = [1.0 / repeats] * repeats
+    return weights
 
 
 def check_row(row: Row, clean_ids: Sequence[int], table: UndoTable, eos_ids: Collection[int]) -> None:

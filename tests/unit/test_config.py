@@ -437,7 +437,7 @@ ONE_MISTAKE = {
     "unknown option": (line("undo: {max_error: 3}"), r"1: unknown key in undo: \(strategy random_tokens\) .*'max_errors'"),
     "option of another type": (line("undo: {max_errors: many}"), r"1: max_errors must be a whole number; got 'many'"),
     "undo a number": (line("undo: 3"), r"1: undo must be a mapping, the name of a strategy, or null; got 3"),
-    "unknown choice": (line("undo: {mask: error}"), r"1: mask must be one of errors, none; did you mean 'errors'\?; got"),
+    "unknown choice": (line("undo: {mask: error}"), r"1: mask must be one of errors, repeats, before_undo, none; did you mean 'errors'\?; got"),
     "text for a number": (line("learning_rate: fast"), r"1: learning_rate must be a number; got 'fast'"),
     "fraction for a whole": (line("lora_rank: 8.5"), r"1: lora_rank must be a whole number; got 8.5"),
     "true for a number": (line("lora_rank: true"), r"1: lora_rank must be a whole number; got true"),
@@ -583,7 +583,7 @@ undos = st.none() | st.builds(
         st.sampled_from(["max_errors", "rate", "r"]), small | floats | words | st.booleans() | st.none(), max_size=2
     ),
     clean_share=st.sampled_from([0.0, 0.5]),
-    mask=st.sampled_from(["errors", "none"]),
+    mask=st.sampled_from(["errors", "repeats", "before_undo", "none"]),
     context=st.sampled_from(["keep", "rewind"]),
 )
 decodes = st.builds(

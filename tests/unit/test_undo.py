@@ -210,6 +210,16 @@ class TestLossWeights:
         assert loss_weights("ceuk", "none") == [1.0] * 4
         assert loss_weights("", "errors") == []
 
+    def test_repeated_undos_weigh_as_much_as_one_token_together(self) -> None:
+        # Two runs: of three undos and of one.
+        assert loss_weights("ceeeuuukeuk", "repeats") == [1, 0, 0, 0, 1, 0.5, 0.5, 1, 0, 1, 1]
+        assert loss_weights("ceuuk", "repeats") == loss_weights("ceuuk", "errors")
+
+    def test_nothing_before_the_first_undo(self) -> None:
+        assert loss_weights("cceukceuuk", "before_undo") == [0, 0, 0, 1, 1, 1, 0, 1, 1, 1]
+        assert loss_weights("ccc", "before_undo") == [1, 1, 1]
+        assert loss_weights("ce", "before_undo") == [1, 0]
+
     def test_a_nested_trace_that_counting_undos_gets_wrong(self) -> None:
         # A B C U D U U B': counting back from the last run masks C D, although it takes back B and D.
         ids = [1, 2, 3, U, 4, U, U, 5]

@@ -16,7 +16,7 @@ from unsay.models import family_of
 from unsay.records import Row
 from unsay.train import rewind, tokens
 from unsay.train.collate import collate, order, supervise
-from unsay.undo import Action, UndoStack, UndoTable, loss_weights
+from unsay.undo import MASKS, Action, UndoStack, UndoTable, loss_weights
 
 U, LINE, END, NEWLINE = 90, 91, 99, 9
 TABLE = UndoTable({U: Action("pop"), LINE: Action("pop_line")}, {U: "U", LINE: "L"}, frozenset({NEWLINE}))
@@ -74,7 +74,7 @@ def expected_pairs(row: Row, mask: str) -> Counter[tuple[tuple[int, ...], int, f
 
 @given(
     trace=st.lists(st.sampled_from([10, 11, NEWLINE, U, LINE]), max_size=14),
-    mask=st.sampled_from(["errors", "none"]),
+    mask=st.sampled_from(MASKS),
     data=st.data(),
 )
 def test_split_rows_ask_exactly_what_a_rewinding_model_is_asked(
