@@ -49,7 +49,9 @@ def command(
         return
     from unsay.report.escape import terminal
 
-    print(terminal(f"{len(whole)} experiments in {written}"))
+    limited = len(entries) - len(whole)
+    also = f" and {limited} limited runs" if limited else ""
+    print(terminal(f"{len(whole)} experiments{also} in {written}"))
     if found:
         print(terminal(tables.headline(found)))
 

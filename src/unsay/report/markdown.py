@@ -34,6 +34,7 @@ _EMPTY_KEEP = [KEEP, "", END_KEEP]
 _RESULTS = "## Experiment Results"
 
 _HEADER = "| Experiment ID | Model | Dataset | Method | EM (strict) | EM (flex) | BLEU | ROUGE-L | Notes |"
+_OWN = "Task's own metrics"
 _TRACKING = (
     "| Experiment ID | Model | Dataset | Method | Config | Status | Start Date | End Date | Results | Notes |",
     "|---------------|-------|---------|--------|--------|--------|------------|----------|---------|-------|",
@@ -159,11 +160,17 @@ def _put_back(sections: list[_Section], kept: Iterable[tuple[str, list[str]]]) -
 def _results(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return ["", "No experiment yet. `unsay run FILE` starts the experiments of a file."]
-    return ["", _HEADER, _ruler(_HEADER), *(_result_row(row) for row in rows)]
+    header = _header(rows)
+    return ["", header, _ruler(header), *(_result_row(row, header) for row in rows)]
+
+
+def _header(rows: Sequence[Row]) -> str:
+    """Return the columns of the results: with a task's own metrics only where a row has no other."""
+    return _HEADER.replace("| Notes", f"| {_OWN} | Notes") if any(map(tables.own_metrics, rows)) else _HEADER
 
 
 def _limited(rows: Sequence[Row]) -> list[str]:
-    header = _HEADER.replace("| EM (strict)", "| Items | EM (strict)")
+    header = _header(rows).replace("| EM (strict)", "| Items | EM (strict)")
     lines = [
         "",
         "Trial runs on the first items only: not results of the whole test set, and comparable with nothing above.",
@@ -172,7 +179,7 @@ def _limited(rows: Sequence[Row]) -> list[str]:
         _ruler(header),
     ]
     for row in rows:
-        lines.append(_result_row(row, esc(_n_of_total(row))))
+        lines.append(_result_row(row, header, esc(_n_of_total(row))))
     return lines
 
 
@@ -181,8 +188,9 @@ def _n_of_total(row: Row) -> str:
     return f"{scored or row.entry.limit} of {total if total is not None else '?'}"
 
 
-def _result_row(row: Row, *items: str) -> str:
+def _result_row(row: Row, header: str, *items: str) -> str:
     values = [numbers.of(row.metric(name)) for name in COLUMNS]
+    values += [esc(tables.own_metrics(row)) or "-"] if _OWN in header else []
     return _line([esc(row.name), esc(row.model), esc(row.dataset), esc(row.method), *items, *values, _notes(row)])
 
 
@@ -347,7 +355,8 @@ def _details(row: Row, place: Path) -> list[str]:
         *_settings(record),
         ("Recorded", _listed({k: v for k, v in record.facts.items() if _short(v) and k != "prompt_0"})),
         ("Prompts", esc("; ".join(prompt.counts(record)))),
-        ("Last attempt", _attempt(record.attempts)),
+        ("Made by", esc(str(record.imported.get("tool"))) if record.imported is not None else ""),
+        ("Last attempt", _attempt(record.attempts, elsewhere=record.imported is not None)),
         ("Error", esc(shortened(row.error, 600)) if row.error else ""),
         ("Problem", esc(row.problem) if row.problem else ""),
         *(("Warning", esc(warning)) for warning in record.warnings),
@@ -416,11 +425,12 @@ def _short(value: Any) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value) <= 80)
 
 
-def _attempt(attempts: Sequence[Attempt]) -> str:
+def _attempt(attempts: Sequence[Attempt], *, elsewhere: bool) -> str:
     if not attempts:
         return ""
     last = attempts[-1]
-    parts = [f"{len(attempts)} of {len(attempts)}" if len(attempts) > 1 else "", f"on {esc(last.host)}"]
+    place = "" if elsewhere else f"on {esc(last.host)}"
+    parts = [f"{len(attempts)} of {len(attempts)}" if len(attempts) > 1 else "", place]
     parts.append(_listed(last.hardware))
     parts += [f"{esc(stage)} {seconds:.0f} s" for stage, seconds in last.timings.items()]
     parts.append(_listed(dict(last.versions)))

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from unsay.report.compare import Run, Side
 
 
+OWN_SHOWN = 2
+"""Metrics of a task's own that the results table has room for."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the page. Metrics are shown for completed experiments only; `problem` says why there is no record."""
@@ -226,6 +230,15 @@ def result_files(entry: Entry) -> dict[str, Path]:
         log = folder / (record.attempts[-1].log or "")
         wanted["log"] = log if log.resolve().is_relative_to(folder.parent.resolve()) else None
     return originals(record) | {kind: path for kind, path in wanted.items() if path is not None and path.is_file()}
+
+
+def own_metrics(row: Row) -> str:
+    """Return the metrics of a task of its own kind, for a row that has no exact match to show; "" where it has."""
+    if any(value is not None and value.value is not None for value in map(row.metric, (STRICT, FLEXIBLE))):
+        return ""
+    own = [name for name, value in row.metrics.items() if name not in LABELS and value.value is not None]
+    more = f" and {len(own) - OWN_SHOWN} more" if len(own) > OWN_SHOWN else ""
+    return ", ".join(f"{name} {numbers.of(row.metrics[name])}" for name in own[:OWN_SHOWN]) + more
 
 
 def originals(record: ExperimentRecord | None) -> dict[str, Path]:

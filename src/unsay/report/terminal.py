@@ -49,8 +49,10 @@ def experiments(rows: Sequence[Row]) -> Table:
     columns.append("Status")
     shown = [name for name in COLUMNS if any(row.metric(name) for row in rows)]
     columns += [SHORT.get(name, label(name)) for name in shown]
+    own = any(map(tables.own_metrics, rows))
     notes = any(row.notes for row in rows)
-    table = _table([*columns, "Notes"] if notes else columns, right=len(shown), after=len(columns) - len(shown))
+    more = [name for name, there in (("Own metrics", own), ("Notes", notes)) if there]
+    table = _table([*columns, *more], right=len(shown), after=len(columns) - len(shown))
     for row in rows:
         cells = [row.name, row.model, row.dataset, row.method, config_of(row)]
         if "Items" in columns:
@@ -58,6 +60,8 @@ def experiments(rows: Sequence[Row]) -> Table:
         styled = [Text(line(cell)) for cell in cells]
         styled.append(Text(line(status_of(row)), style=_STATUS_STYLES.get(row.status, "")))
         styled += [Text(numbers.of(row.metric(name))) for name in shown]
+        if own:
+            styled.append(Text(line(tables.own_metrics(row))))
         if notes:
             styled.append(Text(line(shortened(row.notes, 60))))
         table.add_row(*styled)
