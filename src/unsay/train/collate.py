@@ -1,4 +1,4 @@
-"""Training rows as ids with one target and one loss weight per position, grouped by length and padded.
+"""Training rows as ids with targets and loss weights, grouped by length and padded.
 
 What a weight is comes from `unsay.undo.loss_weights`; nothing here looks for undo tokens. Knows no model.
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -24,32 +25,56 @@ POOL = 16
 
 @dataclass(frozen=True)
 class Supervised:
-    """What the model sees, and at each position what it should say next and how much that counts."""
+    """What the model sees, and at each position what it should say next and how much that counts.
+
+    A row whose tokens do not all see each other (`unsay.train.rewind`) says more: the `positions` the model counts
+    with, for each token the index of the one `below` it (it sees that one and whatever that one sees), and the labels a
+    place has beyond its first one, as place, target and weight.
+    """
 
     id: str
     ids: tuple[int, ...]
     targets: tuple[int, ...]
     weights: tuple[float, ...]
+    positions: tuple[int, ...] | None = None
+    below: tuple[int, ...] | None = None
+    more: tuple[tuple[int, int, float], ...] = ()
+
+    @property
+    def weight(self) -> float:
+        """The weight of all its labels."""
+        return sum(self.weights) + sum(weight for _, _, weight in self.more)
+
+    def labels(self) -> list[tuple[int, int, float]]:
+        """Return every label that counts: its place, its target and its weight."""
+        first = zip(range(len(self.ids)), self.targets, self.weights, strict=True)
+        return [label for label in (*first, *self.more) if label[2]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded ids and, for the supervised positions only, their targets and weights in row-major order."""
+    """Padded ids and, for the supervised positions only, their labels.
+
+    Padding is on the right, where causal attention never looks: without `sees` the model needs no mask.
+    """
 
     input_ids: torch.Tensor  # (batch, time)
-    attention_mask: torch.Tensor  # (batch, time)
     chosen: torch.Tensor  # (batch, time), true where a loss is taken
-    targets: torch.Tensor  # (chosen,)
-    weights: torch.Tensor  # (chosen,)
+    targets: torch.Tensor  # (labels,)
+    weights: torch.Tensor  # (labels,)
+    places: torch.Tensor | None = None  # (labels,), which chosen position a label is for; None: one for each, in order
+    positions: torch.Tensor | None = None  # (batch, time)
+    sees: torch.Tensor | None = None  # (batch, 1, time, time), true where a query may look at a key
 
     def to(self, device: str) -> Batch:
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.chosen.to(device),
-            self.targets.to(device),
-            self.weights.to(device),
-        )
+        moved: dict[str, Any] = {
+            name: value if value is None else value.to(device) for name, value in vars(self).items()
+        }
+        return Batch(**moved)
+
+    def at_labels(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return, for every label, the row of its position in `chosen` (chosen, …)."""
+        return chosen if self.places is None else chosen[self.places]
 
 
 def supervise(row: Row, mask: Mask) -> Supervised:
@@ -77,17 +102,41 @@ def order(lengths: Sequence[int], *, size: int, seed: int, epoch: int) -> list[l
 
 
 def collate(examples: Sequence[Supervised]) -> Batch:
-    """Pad on the right. A padded position is never attended to and never supervised, so its id does not matter."""
+    """Pad on the right. A padded position is never looked at and never supervised, so its id does not matter."""
     longest = max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask = torch.zeros(len(examples), longest, dtype=torch.long)
-    targets = torch.zeros(len(examples), longest, dtype=torch.long)
-    weights = torch.zeros(len(examples), longest, dtype=torch.float32)
-    for index, example in enumerate(examples):
-        length = len(example.ids)
-        ids[index, :length] = torch.tensor(example.ids)
-        mask[index, :length] = 1
-        targets[index, :length] = torch.tensor(example.targets)
-        weights[index, :length] = torch.tensor(example.weights)
-    chosen = weights != 0
-    return Batch(ids, mask, chosen, targets[chosen], weights[chosen])
+    chosen = torch.zeros(len(examples), longest, dtype=torch.bool)
+    labels: list[tuple[int, int, float]] = []  # index in the flattened batch, target, weight
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        labels += [(row * longest + at, id, weight) for at, id, weight in example.labels()]
+    flat = torch.tensor([at for at, _, _ in labels], dtype=torch.long)
+    chosen.view(-1)[flat] = True
+    batch = Batch(
+        input_ids=ids,
+        chosen=chosen,
+        targets=torch.tensor([id for _, id, _ in labels], dtype=torch.long),
+        weights=torch.tensor([weight for _, _, weight in labels], dtype=torch.float32),
+    )
+    if any(example.more for example in examples):
+        batch = replace(batch, places=(chosen.view(-1).cumsum(0) - 1)[flat])
+    if all(example.below is None for example in examples):
+        return batch
+    positions = torch.arange(longest).repeat(len(examples), 1)
+    sees = torch.ones(longest, longest, dtype=torch.bool).tril().repeat(len(examples), 1, 1, 1)
+    for row, example in enumerate(examples):
+        if example.below is not None and example.positions is not None:
+            positions[row, : len(example.ids)] = torch.tensor(example.positions)
+            _restrict(sees[row, 0], example.below)
+    return replace(batch, positions=positions, sees=sees)
+
+
+def _restrict(sees: torch.Tensor, below: Sequence[int]) -> None:
+    """Let each token see itself, the token below it and whatever that one sees."""
+    for at, under in enumerate(below):
+        if under != at - 1:
+            sees[at] = sees[under]
+            sees[at, at] = True
+        elif at:
+            # The row before may itself have lost sight of something.
+            sees[at, :at] = sees[under, :at]

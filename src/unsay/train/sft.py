@@ -76,16 +76,7 @@ def train(
     number of steps and the loss. A second call with the same arguments goes on from the newest checkpoint in `out`.
     """
     rows = rows if training.max_samples is None else rows[: training.max_samples]
-    examples, too_long = _examples(rows, table, training, undo)
-    run = _Run(
-        examples,
-        training,
-        seed,
-        out,
-        device,
-        key=_key(examples, training, undo, seed, model_path, revision, table),
-        progress=progress,
-    )
+    rows, too_long = _short_enough(rows, training)
 
     # 1. A fresh base with a row for every token, and the adapter on it.
     base = gate.Base(model_path, revision, device, dtype_of(training, device), trust_remote_code)
@@ -101,14 +92,25 @@ def train(
     first_rows = lora.trained_rows(model)
 
     # 2. The steps.
+    rewinds = undo is not None and undo.context == "rewind"
+    packed = rewinds and rewind.packs(model, rows, table, gate.TOLERANCE.get(base.dtype, 0.0))
+    traces = _traces(rows, table, undo, packed=packed)
+    run = _Run(
+        traces,
+        training,
+        seed,
+        out,
+        device,
+        key=_key(traces, training, undo, seed, model_path, revision, table),
+        progress=progress,
+    )
     run.train(model)
 
     # 3. What is kept, and whether it is what was trained.
     run.free()
     _save(model, out, tokenizer, table, known, undo, row_ids, rows_needed if grown else 0, base)
     distances = gate.moved(first_rows, lora.trained_rows(model), row_ids)
-    rewinds = undo is not None and undo.context == "rewind"
-    required = [id for id in row_ids if any(id in example.targets for example in examples)]
+    required = [id for id in row_ids if any(trace.asks_for(id) for trace in traces)]
     gate.check_moved(
         distances, table, required, ("output", "input") if not rewinds or len(first_rows) < 2 else ("output",)
     )
@@ -120,6 +122,8 @@ def train(
     figures["rows_moved"] = {table.names[id]: sides for id, sides in distances.items()}
 
     results = run.results() | {"dtype": base.dtype, "rows_too_long": too_long, "gate": figures}
+    if rewinds:
+        results["rewind_rows"] = "packed" if packed else "split"
     write.write_json(out / layout.TRAIN_RESULTS, results)
     return TrainResult(out, run.step, tuple(run.losses), results)
 
@@ -127,31 +131,63 @@ def train(
 # -- before the loop --------------------------------------------------------------------------------------------------
 
 
-def _examples(
-    rows: Sequence[Row], table: UndoTable, training: Training, undo: UndoData | None
-) -> tuple[list[Supervised], list[str]]:
-    """Return what is trained on, and the ids of the rows that are too long."""
-    mask: Mask = "errors" if undo is None else undo.mask
-    examples: list[Supervised] = []
-    too_long: list[str] = []
-    for row in rows:
-        if len(row.prompt_ids) + len(row.ids) > training.cutoff_len:
-            too_long.append(row.id)
-        elif undo is not None and undo.context == "rewind":
-            examples += rewind.split(row, table, mask)
-        else:
-            examples.append(supervise(row, mask))
-    if not examples:
+@dataclass(frozen=True)
+class Trace:
+    """One training answer: one row, or several where the context is rewound and rows are split.
+
+    The steps count traces: whether rows are packed or split, the same traces share an effective batch.
+    """
+
+    examples: tuple[Supervised, ...]
+    length: int
+    """Tokens of prompt and answer."""
+    answer: int
+    """Tokens of the answer, whether they have a loss or not."""
+
+    @property
+    def weight(self) -> float:
+        return sum(example.weight for example in self.examples)
+
+    @property
+    def labels(self) -> int:
+        """Tokens with a loss."""
+        return sum(len(example.labels()) for example in self.examples)
+
+    def asks_for(self, id: int) -> bool:
+        return any(id == label for example in self.examples for _, label, _ in example.labels())
+
+
+def _short_enough(rows: Sequence[Row], training: Training) -> tuple[list[Row], list[str]]:
+    """Return the rows that are not too long, and the ids of those that are."""
+    lengths = [len(row.prompt_ids) + len(row.ids) for row in rows]
+    short = [row for row, length in zip(rows, lengths, strict=True) if length <= training.cutoff_len]
+    if not short:
         raise TrainingError(
-            f"expected training rows of at most {training.cutoff_len} tokens, got {len(rows)} rows and "
-            f"{len(too_long)} of them longer; raise cutoff_len or check the dataset"
+            f"expected training rows of at most {training.cutoff_len} tokens, got {len(rows)} rows, the shortest of "
+            f"{min(lengths, default=0)}; raise cutoff_len or check the dataset"
         )
-    if not any(any(example.weights) for example in examples):
+    return short, [row.id for row, length in zip(rows, lengths, strict=True) if length > training.cutoff_len]
+
+
+def _traces(rows: Sequence[Row], table: UndoTable, undo: UndoData | None, *, packed: bool) -> list[Trace]:
+    """Return what is trained on."""
+    mask: Mask = "errors" if undo is None else undo.mask
+    traces: list[Trace] = []
+    for row in rows:
+        if undo is None or undo.context == "keep":
+            examples = [supervise(row, mask)]
+        elif packed:
+            examples = [rewind.pack(row, table, mask)]
+        else:
+            examples = rewind.split(row, table, mask)
+        traces.append(Trace(tuple(examples), len(row.prompt_ids) + len(row.ids), len(row.ids)))
+    traces = [trace for trace in traces if trace.weight]
+    if not traces:
         raise TrainingError(
-            f"expected tokens to train on, got {len(examples)} rows whose every token is masked; "
+            f"expected tokens to train on, got {len(rows)} rows whose every token is masked; "
             "check the provenance of the rows and the `mask` of the undo settings"
         )
-    return [example for example in examples if any(example.weights)], too_long
+    return traces
 
 
 def dtype_of(training: Training, device: str) -> str:
@@ -176,7 +212,7 @@ def _row_ids(rows: Sequence[Row], table: UndoTable, undo: UndoData | None, known
 
 
 def _key(
-    examples: Sequence[Supervised],
+    traces: Sequence[Trace],
     training: Training,
     undo: UndoData | None,
     seed: int,
@@ -190,8 +226,9 @@ def _key(
     digest = hashlib.sha256(
         json.dumps([settings, init, seed, model_path, revision, table.sha256()], sort_keys=True).encode()
     )
-    for example in examples:
-        digest.update(repr((example.ids, example.targets, example.weights)).encode())
+    for trace in traces:
+        for example in trace.examples:
+            digest.update(repr((example.ids, example.targets, example.weights, example.more)).encode())
     return digest.hexdigest()
 
 
@@ -227,7 +264,7 @@ def _save(
 class _Run:
     """The state of one training: where it is, what it has seen, and how it writes that down."""
 
-    examples: Sequence[Supervised]
+    traces: Sequence[Trace]
     training: Training
     seed: int
     out: Path
@@ -251,11 +288,11 @@ class _Run:
         training = self.training
         self.micro_batch = training.per_device_train_batch_size
         self.size = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        self.steps_per_epoch = math.ceil(len(self.examples) / self.size)
+        self.steps_per_epoch = math.ceil(len(self.traces) / self.size)
         by_epochs = math.ceil(training.num_train_epochs * self.steps_per_epoch)
         self.total = training.max_steps if training.max_steps > 0 else by_epochs
         self.save_steps = training.save_steps or self.steps_per_epoch
-        self.lengths = [len(example.ids) for example in self.examples]
+        self.lengths = [trace.length for trace in self.traces]
 
     # 1. -- the story ----------------------------------------------------------------------------------------------
 
@@ -280,7 +317,7 @@ class _Run:
             _recompute(model)
         for indices in self.remaining():
             rate = self.schedule.get_last_lr()[0]
-            loss, norm = self.optimise(model, [self.examples[index] for index in indices])
+            loss, norm = self.optimise(model, [self.traces[index] for index in indices])
             self.step += 1
             self.losses.append(loss)
             if self.step % training.logging_steps == 0 or self.step == self.total:
@@ -302,9 +339,10 @@ class _Run:
 
     # 2. -- one step -----------------------------------------------------------------------------------------------
 
-    def optimise(self, model: Any, examples: Sequence[Supervised]) -> tuple[float, float]:
+    def optimise(self, model: Any, traces: Sequence[Trace]) -> tuple[float, float]:
         """Take one optimiser step; return its loss and the gradient's norm."""
-        total = sum(sum(example.weights) for example in examples)
+        examples = [example for trace in traces for example in trace.examples]
+        total = sum(trace.weight for trace in traces)
         while True:
             torch.manual_seed(_step_seed(self.seed, self.step))
             try:
@@ -401,7 +439,6 @@ class _Run:
         )
 
     def results(self) -> dict[str, Any]:
-        weight = sum(sum(example.weights) for example in self.examples)
         seconds = max(self.elapsed_at_end, 1e-9)
         return {
             "epoch": round(self.epoch, 4),
@@ -412,9 +449,11 @@ class _Run:
             "steps": self.step,
             "first_loss": self.losses[0],
             "last_loss": self.losses[-1],
-            "rows": len(self.examples),
-            "tokens_per_epoch": sum(self.lengths),
-            "supervised_tokens_per_epoch": weight,
+            "rows": len(self.traces),
+            "tokens_per_epoch": sum(len(example.ids) for trace in self.traces for example in trace.examples),
+            "supervised_tokens_per_epoch": sum(trace.weight for trace in self.traces),
+            "trained_token_share": sum(trace.labels for trace in self.traces)
+            / sum(trace.answer for trace in self.traces),
             "micro_batch": self.micro_batch,
             "recompute": self.recompute,
             "out_of_memory": self.out_of_memory,
@@ -502,10 +541,10 @@ def batch_loss(model: Any, batch: Batch, *, bf16: bool = False) -> torch.Tensor:
     hook = head.register_forward_pre_hook(choose)
     try:
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+            logits = model(**rewind.inputs(model, batch)).logits[0]
     finally:
         hook.remove()
-    losses = torch.nn.functional.cross_entropy(logits[0].float(), batch.targets, reduction="none")
+    losses = torch.nn.functional.cross_entropy(batch.at_labels(logits).float(), batch.targets, reduction="none")
     return (losses * batch.weights).sum()
 
 

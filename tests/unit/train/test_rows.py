@@ -16,7 +16,8 @@ from unsay.models import family_of
 from unsay.records import Row
 from unsay.train import rewind, tokens
 from unsay.train.collate import collate, order, supervise
-from unsay.undo import MASKS, Action, UndoStack, UndoTable, loss_weights
+from unsay.train.sft import batch_loss
+from unsay.undo import MASKS, Action, UndoStack, UndoTable, loss_weights, resolve
 
 U, LINE, END, NEWLINE = 90, 91, 99, 9
 TABLE = UndoTable({U: Action("pop"), LINE: Action("pop_line")}, {U: "U", LINE: "L"}, frozenset({NEWLINE}))
@@ -40,7 +41,6 @@ def test_collating_pads_and_keeps_supervised_positions_only() -> None:
     rows = [Row("a", (1, 2, 3), (10, END), "cc"), Row("b", (4,), (11, 12, U, 13, END), "ceukc")]
     batch = collate([supervise(row, "errors") for row in rows])
     assert batch.input_ids.tolist() == [[1, 2, 3, 10, 0], [4, 11, 12, U, 13]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert batch.targets.tolist() == [10, END, 11, U, 13, END]
     assert batch.weights.tolist() == [1.0] * 6
     assert batch.chosen.sum() == 6
@@ -77,23 +77,122 @@ def expected_pairs(row: Row, mask: str) -> Counter[tuple[tuple[int, ...], int, f
     mask=st.sampled_from(MASKS),
     data=st.data(),
 )
-def test_split_rows_ask_exactly_what_a_rewinding_model_is_asked(
+def test_split_and_packed_rows_ask_exactly_what_a_rewinding_model_is_asked(
     trace: list[int], mask: str, data: st.DataObject
 ) -> None:
     letters = [data.draw(st.sampled_from("cek")) if id not in (U, LINE) else "u" for id in trace]
     row = Row("r", (1, 2), (*trace, END), "".join(letters) + "c")
-    found: Counter[tuple[tuple[int, ...], int, float]] = Counter()
-    for example in rewind.split(row, TABLE, mask):
-        assert not {U, LINE, END} & set(example.ids)
-        for place, (target, weight) in enumerate(zip(example.targets, example.weights, strict=True)):
-            if weight:
-                found[example.ids[: place + 1], target, weight] += 1
-    assert found == expected_pairs(row, mask)
+    for examples in (rewind.split(row, TABLE, mask), [rewind.pack(row, TABLE, mask)]):
+        found: Counter[tuple[tuple[int, ...], int, float]] = Counter()
+        for example in examples:
+            assert not {U, LINE, END} & set(example.ids)
+            for place, target, weight in example.labels():
+                found[rewind.context(example, place), target, weight] += 1
+        assert found == expected_pairs(row, mask)
+
+
+@given(trace=st.lists(st.sampled_from([10, 11, NEWLINE, U, LINE]), max_size=14))
+def test_a_packed_row_sees_what_its_context_says_at_the_position_its_height_gives(trace: list[int]) -> None:
+    row = Row("r", (1, 2), (*trace, END), "".join("u" if id in (U, LINE) else "c" for id in trace) + "c")
+    example = rewind.pack(row, TABLE, "none")
+    other = Row("s", (1, 2, 3), (10,) * 5 + (END,), "c" * 6)  # shares the batch, and is longer or shorter
+    batch = collate([supervise(other, "none"), example])
+    if batch.sees is None or batch.positions is None:
+        assert example.below is None
+        return
+    for at in range(len(example.ids)):
+        seen = batch.sees[1, 0, at].nonzero()[:, 0]
+        by_height = sorted(seen.tolist(), key=lambda index: int(batch.positions[1, index]))
+        assert tuple(example.ids[index] for index in by_height) == rewind.context(example, at)
+        assert [int(batch.positions[1, index]) for index in by_height] == list(range(len(by_height)))
+    width = batch.input_ids.shape[1]
+    assert torch.equal(batch.sees[0, 0], torch.ones(width, width, dtype=torch.bool).tril())
+
+
+def nested(folder: str) -> tuple[object, list[Row]]:
+    """Return a model and rows of its ordinary tokens with undos of all kinds, nested and after one another."""
+    rows = [
+        Row("nested", (5, 6, 7), (10, 11, 12, U, 13, U, U, 14, 15, END), "ceeueuukcc"),
+        Row("lines", (5, 6), (10, NEWLINE, 11, 12, LINE, 13, NEWLINE, 14, U, 15, END), "cceeukcceukc"[:11]),
+        Row("plain", (8, 9, 5, 6), (20, 21, 22, END), "cccc"),
+        Row("from the start", (5,), (30, U, 31, U, 32, END), "eueukc"),
+    ]
+    return load_model(folder, None), rows
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
+@pytest.mark.parametrize("mask", ["errors", "none", "repeats"])
+def test_packed_and_split_rows_have_the_same_loss_and_gradient(family: str, mask: str, tiny_models: Folders) -> None:
+    model, rows = nested(str(tiny_models(family)))
+    model.requires_grad_(True)
+    sums = []
+    for examples in (
+        [rewind.pack(row, TABLE, mask) for row in rows],
+        [example for row in rows for example in rewind.split(row, TABLE, mask)],
+    ):
+        model.zero_grad()
+        loss = batch_loss(model, collate(examples))
+        loss.backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        sums.append((loss.item(), gradient.clone()))
+    assert sums[0][0] == pytest.approx(sums[1][0], rel=1e-6)
+    assert (sums[0][1] - sums[1][1]).abs().max() < 1e-5 * sums[1][1].abs().max()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_survivors_of_a_packed_row_see_what_the_clean_row_sees(attention: str, tiny_models: Folders) -> None:
+    model, rows = nested(str(tiny_models()))
+    model.set_attn_implementation(attention)
+    for row in rows:
+        example = rewind.pack(row, TABLE, "none")
+        survivors = resolve(row.ids, TABLE, {END}).visible_ids
+        clean = row.prompt_ids + survivors
+        with torch.no_grad():
+            packed = model(**rewind.inputs(model, collate([example])), output_hidden_states=True).hidden_states
+            alone = model(input_ids=torch.tensor([clean]), use_cache=False, output_hidden_states=True).hidden_states
+        (end,) = [place for place, target, _ in example.labels() if target == END]
+        path = [end]
+        while example.below is not None and path[-1] > 0:
+            path.append(example.below[path[-1]])
+        places = list(reversed(path)) if example.below is not None else list(range(len(clean)))
+        assert tuple(example.ids[place] for place in places) == clean
+        assert len(packed) == len(alone) == 3
+        for one, other in zip(packed, alone, strict=True):
+            assert torch.allclose(one[0, places], other[0], atol=2e-6)
+
+
+def test_a_model_that_looks_at_its_newest_tokens_only_gets_split_rows(tiny_models: Folders) -> None:
+    model, rows = nested(str(tiny_models()))
+    assert rewind.packs(model, rows, TABLE, 1e-4)
+    assert not model.training
+    windowed, _ = nested(str(tiny_models("mistral")))
+    assert rewind.packs(windowed, rows, TABLE, 1e-4)  # its window of 4,096 tokens is longer than any row
+    windowed.config.sliding_window = 4
+    assert not rewind.packs(windowed, rows, TABLE, 1e-4)
+
+
+def test_a_model_that_makes_its_own_positions_gets_split_rows(tiny_models: Folders) -> None:
+    """Whatever the reason a packed row gives other logits: it is noticed by trying."""
+    model, rows = nested(str(tiny_models()))
+    forward = model.forward
+
+    def own_positions(position_ids: torch.Tensor | None = None, **rest: object) -> object:
+        return forward(**rest)
+
+    model.forward = own_positions
+    assert not rewind.packs(model, rows, TABLE, 1e-4)
+
+    def no_mask(input_ids: torch.Tensor, use_cache: bool) -> object:
+        return forward(input_ids=input_ids, use_cache=use_cache)
+
+    model.forward = no_mask
+    assert not rewind.packs(model, rows, TABLE, 1e-4)
 
 
 def test_a_row_without_undo_is_not_split() -> None:
     row = Row("r", (1, 2), (10, 11, END), "ccc")
     (example,) = rewind.split(row, TABLE, "errors")
+    assert rewind.pack(row, TABLE, "errors") == example
     plain = supervise(row, "errors")
     assert (example.id, example.ids, example.weights) == (plain.id, plain.ids, plain.weights)
     assert example.targets[1:] == plain.targets[1:]

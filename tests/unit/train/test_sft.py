@@ -282,9 +282,30 @@ def test_training_for_rewinding_moves_the_row(tie: bool, tiny_models: Folders, t
     setting = Setting(tiny_models(tie=tie))
     result = setting.train(tmp_path, undo=UndoData(context="rewind"))
     assert read_undo_file(tmp_path / "undo.json").context == "rewind"
-    assert result.results["rows"] > len(setting.rows) or all(row.provenance.count("u") == 1 for row in setting.rows)
+    assert result.results["rewind_rows"] == "packed"
+    assert result.results["rows"] == len(setting.rows)
     (sides,) = result.results["gate"]["rows_moved"].values()
     assert sides["input" if tie else "output"] > 1e-3
+
+
+def test_packed_and_split_rows_train_alike(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undo = UndoData(context="rewind")
+    packed = setting.train(tmp_path / "packed", undo=undo)
+    monkeypatch.setattr(sft.rewind, "packs", lambda *arguments: False)
+    split = setting.train(tmp_path / "split", undo=undo)
+    assert (packed.results["rewind_rows"], split.results["rewind_rows"]) == ("packed", "split")
+    assert packed.results["tokens_per_epoch"] < split.results["tokens_per_epoch"]
+    assert packed.losses == pytest.approx(split.losses, rel=1e-5)
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (packed.folder, split.folder))
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
+
+
+def test_the_share_of_trained_tokens_is_recorded(setting: Setting, tmp_path: Path) -> None:
+    row = setting.rows[0]
+    for mask, trained in (("errors", "cuk"), ("none", "ceuk")):
+        result = setting.train(tmp_path / mask, replace(FAST, max_steps=1), UndoData(mask=mask), rows=[row])
+        expected = sum(letter in trained for letter in row.provenance) / len(row.ids)
+        assert result.results["trained_token_share"] == pytest.approx(expected)
 
 
 def test_rows_the_base_already_knows_are_kept(tiny_models: Folders, tmp_path: Path) -> None:
@@ -336,9 +357,12 @@ def test_unknown_lora_targets_are_refused(setting: Setting, tmp_path: Path) -> N
 
 def test_the_loss_is_that_of_the_whole_logits(setting: Setting) -> None:
     model = load_model(setting.path, None)
-    examples, _ = sft._examples(setting.rows, setting.table, FAST, UndoData())
-    batch = sft.collate(examples)
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    rows = [replace(row, prompt_ids=row.prompt_ids[place:]) for place, row in enumerate(setting.rows)]
+    traces = sft._traces(rows, setting.table, UndoData(), packed=False)
+    batch = sft.collate([example for trace in traces for example in trace.examples])
+    present = torch.arange(batch.input_ids.shape[1]) < torch.tensor([len(t.examples[0].ids) for t in traces])[:, None]
+    assert not present.all()
+    logits = model(input_ids=batch.input_ids, attention_mask=present.long()).logits
     expected = torch.nn.functional.cross_entropy(logits[batch.chosen], batch.targets, reduction="sum")
     assert torch.allclose(sft.batch_loss(model, batch), expected, rtol=1e-5)
     assert torch.isfinite(expected)
