@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unsay.report.markdown import write_page
     from unsay.report.tables import differences, headline
     from unsay.store.read import find
-    from unsay.undo import UndoTable, resolve
+    from unsay.undo import UndoTable, resolve, resolve_chat, resolve_many
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,8 @@ __all__ = [
     "headline",
     "load_plan",
     "resolve",
+    "resolve_chat",
+    "resolve_many",
     "write_page",
 ]
 
@@ -49,6 +51,8 @@ _PLACES = {
     "headline": ("unsay.report.tables", "headline"),
     "load_plan": ("unsay.config", "load"),
     "resolve": ("unsay.undo", "resolve"),
+    "resolve_chat": ("unsay.undo", "resolve_chat"),
+    "resolve_many": ("unsay.undo", "resolve_many"),
     "write_page": ("unsay.report.markdown", "write_page"),
 }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,7 +136,7 @@ class Prompter:
             ids = self._encode_guarded(text, messages, options)
         else:
             ids = self._encode(text, split=False)
-            self._check_text_ids(self.control_ids.intersection(ids) - self._special_ids, text)
+        self._check_controls(ids, messages, options, text)
         begin = self._begin_ids
         return Encoded(text, ids if ids[: len(begin)] == begin else begin + ids)
 
@@ -239,6 +240,19 @@ class Prompter:
                 f"expected ordinary tokens from user text, got the special token {names} in {_shorten(text)}; "
                 "remove it from the text, or use a tokenizer that can encode it as characters"
             )
+
+    def _check_controls(
+        self, ids: Sequence[int], messages: Sequence[Message], options: Mapping[str, Any], text: str
+    ) -> None:
+        """Refuse a control id that the template does not write by itself.
+
+        A template can make one out of a message: by changing its text, by writing its role or another of its fields.
+        """
+        found = Counter(id for id in ids if id in self.control_ids)
+        if found:
+            harmless = self.render([{"role": message["role"], "content": "x"} for message in messages], **options)
+            found -= Counter(id for id in self._encode(harmless, split=False) if id in self.control_ids)
+            self._check_text_ids(found, text)
 
     def _may_spell_special(self, content: str) -> bool:
         """Say whether a content spells a special token, or could complete one together with its neighbours."""

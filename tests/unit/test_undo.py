@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,9 @@ from unsay.undo import (
     loss_weights,
     replay,
     resolve,
+    resolve_chat,
+    resolve_many,
+    resolve_messages,
     status,
 )
 
@@ -285,3 +291,69 @@ class TestCheckRow:
         table = UndoTable({0: Action("pop")}, {0: "<undo>"})
         with pytest.raises(UndoError, match="no control token in the gold answer"):
             check_row(Row("a", (), (0, END), "uc"), (0,), table, EOS)
+
+
+class TestChats:
+    user = (50, 51)
+
+    def test_each_assistant_message_is_resolved_by_itself(self) -> None:
+        stream = [*self.user, 1, 2, U, END, *self.user, U, U, 3, 4, UU, 5, END, 60, *self.user]
+        chat = resolve_chat(stream, [(2, 6), (8, 16)], TABLE, EOS)
+        assert chat.history_ids == (*self.user, 1, END, *self.user, 5, END, *self.user)
+        assert [message.visible_ids for message in chat.messages] == [(1,), (5,)]
+        # The second message's undos found nothing of the first one within reach.
+        assert chat.messages[1].counts.underflows == 2
+
+    def test_an_undo_of_everything_stays_inside_its_message(self) -> None:
+        chat = resolve_chat([1, END, 50, 2, 3, ALL, 4], [(0, 2), (3, 7)], TABLE, EOS)
+        assert chat.history_ids == (1, END, 50, 4)
+
+    def test_without_messages_the_history_is_the_prompt(self) -> None:
+        assert resolve_chat([1, 2], [], TABLE, EOS).history_ids == (1, 2)
+        assert resolve_chat([], [(0, 0)], TABLE, EOS).messages == (resolve([], TABLE, EOS),)
+
+    def test_messages_given_by_themselves(self) -> None:
+        assert [each.visible_ids for each in resolve_messages([[1, 2, U], [U, 3]], TABLE, EOS)] == [(1,), (3,)]
+
+    def test_a_control_token_of_the_user_is_refused_by_name_and_place(self) -> None:
+        with pytest.raises(UndoError, match=r"got '<\|RESET\|>' at place 3 of the chat; encode user text"):
+            resolve_chat([50, 1, END, ALL], [(1, 3)], TABLE, EOS)
+
+    @pytest.mark.parametrize("spans", [[(1, 3), (2, 4)], [(3, 2)], [(0, 9)], [(-1, 2)], [(2, 3), (0, 1)]])
+    def test_spans_that_are_none(self, spans: list[tuple[int, int]]) -> None:
+        with pytest.raises(UndoError, match="spans of a chat of 5 tokens in order"):
+            resolve_chat([1, 2, 3, 4, 5], spans, TABLE, EOS)
+
+
+class TestMany:
+    def test_an_element_is_what_resolve_returns(self) -> None:
+        traces = [[1, 2, U, 3, END, U, 4], [], [END], [U, L, ALL], [1, NL, 2, 3, L, U, UU, 5]]
+        many = resolve_many(traces, TABLE, EOS)
+        assert list(many) == [resolve(trace, TABLE, EOS) for trace in traces]
+        assert many[-1] == many[4]
+        assert many[1:3] == [many[1], many[2]]
+        with pytest.raises(IndexError):
+            many[5]
+
+    def test_nothing_to_resolve(self) -> None:
+        assert list(resolve_many([], TABLE, EOS)) == []
+        assert list(resolve_many([[], []], TABLE, EOS)) == [resolve([], TABLE, EOS)] * 2
+
+    def test_long_traces_and_large_counts_do_not_overflow(self) -> None:
+        table = UndoTable({U: Action("pop", 10**12), ALL: Action("pop_all")}, {U: "<pop>", ALL: "<all>"})
+        traces = [[1] * 300_000 + [ALL] + [U] * 300_000 + [2], [ALL] * 300_000 + [3], [4, U, 5]]
+        many = resolve_many(traces, table)
+        assert many[0] == resolve(traces[0], table)
+        assert many[1].counts.underflows == 300_000
+        assert [each.visible_ids for each in many] == [(2,), (3,), (5,)]
+
+    def test_an_end_token_that_is_a_control_token_is_refused(self) -> None:
+        with pytest.raises(UndoError, match="end tokens and control tokens to differ"):
+            resolve_many([[1]], TABLE, {U})
+
+    def test_the_benchmark_runs(self) -> None:
+        file = Path(__file__).parents[2] / "benchmarks" / "resolve.py"
+        command = [sys.executable, str(file), "--traces", "60", "--rounds", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("every resolution equal") == 2
