@@ -412,7 +412,7 @@ class _Planner:
         if record.get("status") != "completed":
             self.say(line, f"{name} is {record.get('status', 'unreadable')}, not completed; run it first: {folder}")
             return None
-        if not adapter:
+        if not adapter and not (train / "config.json").is_file():
             self.say(line, f"{name} has no adapter in {train}; name the experiment that was trained")
             return None
         undo = _read_json(train / layout.UNDO_TABLE)
@@ -421,8 +421,7 @@ class _Planner:
         if not isinstance(path, str) or not path:
             self.say(
                 line,
-                f"{train}/adapter_config.json does not name its base model; define a model with `path:` and "
-                f"`adapter: {train}`",
+                f"nothing in {train} names its base model; define a model with `path:` and `adapter: {train}`",
             )
             return None
         written = record.get("model")
@@ -461,7 +460,9 @@ class _Planner:
                 f"{method} on a model that has an adapter already ({model.name}) is not "
                 "possible; merge the adapter first, or use the base model",
             )
-        if dataset.path is None and dataset.format is None and dataset.task is not None:
+        if reason := definitions.never_trained_on(dataset):
+            self.say(section.line("dataset"), reason)
+        elif dataset.path is None and dataset.format is None and dataset.task is not None:
             self.say(
                 section.line("dataset"),
                 f"dataset {dataset.name!r} is an lm-eval task, for evaluation only; {method} "
@@ -599,7 +600,10 @@ def _title(model: Model, method: str, settings: Settings) -> str:
         undo = settings.undo
         masks = {"errors": "", "none": " (unmasked)"}
         kind = "" if undo is None else " + Backtrack" + masks.get(undo.mask, f" (mask {undo.mask})")
-        return f"{shown} SFT with LoRA{kind}"
+        training = settings.training or Training()
+        how = "Full SFT" if training.finetuning_type == "full" else "SFT with LoRA"
+        how = "SFT with QLoRA" if training.quantization_bit else how
+        return f"{shown} {how}{kind}"
     return f"{shown} {method}"
 
 

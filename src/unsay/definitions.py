@@ -82,6 +82,21 @@ class Dataset:
         return self.is_local and self.format is None and self.task not in (None, GSM8K)
 
 
+EVALUATION_ONLY = "gsmsymbolic"
+"""Part of a dataset's name or path, spelled anyhow: GSM-Symbolic, made from GSM8K's test questions."""
+
+
+def never_trained_on(dataset: Dataset) -> str | None:
+    """Say why a dataset must not be trained on, judged by its name and path; None when it may."""
+    for name in (dataset.name, dataset.path or "", dataset.task or ""):
+        if EVALUATION_ONLY in re.sub(r"[\W_]", "", name.casefold()):
+            return (
+                f"dataset {dataset.name!r} is GSM-Symbolic ({name}): its questions are GSM8K's test questions with "
+                "other numbers, and its licence allows no derivatives; it is for evaluation only, train on another"
+            )
+    return None
+
+
 @dataclass(frozen=True)
 class Config:
     """A named set of settings as written; `base` and `train_as` are names of other configs."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unsay import catalog
-from unsay.errors import UnsayError
+from unsay.errors import ConfigError, UnsayError
 from unsay.located import Located
 from unsay.settings import Decode, Prompting, Settings, Training, UndoData
 
@@ -95,6 +95,7 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "training.lora_alpha": _AT_LEAST_ONE,
     "training.lora_dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "training.learning_rate": _POSITIVE,
+    "training.row_learning_rate": _POSITIVE,
     "training.warmup_ratio": _SHARE,
     "training.weight_decay": _NOT_NEGATIVE,
     "training.max_grad_norm": _POSITIVE,
@@ -106,6 +107,8 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "training.max_samples": _AT_LEAST_ONE,
     "training.logging_steps": _AT_LEAST_ONE,
     "training.save_steps": _NOT_NEGATIVE,
+    "training.val_size": (lambda value: 0 <= value < 1, "a share, at least 0 and below 1"),
+    "training.eval_steps": _NOT_NEGATIVE,
 }
 
 
@@ -356,13 +359,17 @@ def _options(strategy: str, nodes: Mapping[str, Written], line: int, folder: Pat
             continue
         if Path in (kinds[name], *typing.get_args(kinds[name])) and value is not None:
             value = str((folder / Path(value).expanduser()).resolve())
-            if not Path(value).exists():
-                say(item.line, f"{name}: there is no file {value}")
         if value != _default(fields[name]):
             options[name] = value
-    for name, owned in fields.items():
-        if name not in nodes and _default(owned) is dataclasses.MISSING:
-            say(line, f"strategy {strategy} needs `{name}:`")
+    missing = [name for name, owned in fields.items() if name not in nodes and _default(owned) is dataclasses.MISSING]
+    for name in missing:
+        say(line, f"strategy {strategy} needs `{name}:`")
+    if not missing:
+        try:
+            owner(**options)
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                say(line, mistake)
     return options
 
 
@@ -380,6 +387,16 @@ def _refuse_training(patch: Patch, say: Say) -> None:
 
 
 def _checked(settings: Settings, values: Patch, say: Say) -> Settings:
+    training = settings.training
+    if training is not None and training.finetuning_type == "full" and training.quantization_bit is not None:
+        line = values["training.quantization_bit"].line
+        say(line, "quantization_bit freezes the weights, but finetuning_type full trains them; remove one of the two")
+    for name in ("eval_steps", "load_best_model_at_end"):
+        if training is not None and not training.val_size and getattr(training, name):
+            say(
+                values[f"training.{name}"].line,
+                f"{name} needs rows to measure the loss on; write `val_size: 0.05` beside it",
+            )
     decode = settings.decode
     if not decode.do_sample:
         for name in ("temperature", "top_p", "top_k"):

@@ -53,6 +53,8 @@ def check(plan: Plan, *, name: str | None = None, access: bool = True) -> list[s
         if experiment.method != VANILLA and experiment.model not in trained:
             trained.add(experiment.model)
             _check_template(experiment.model, experiment.method, found)
+        for file in _missing_files(experiment):
+            found(f"undo: there is no file {file}; `unsay data build FILE ID --sample 4` makes one of candidates")
         if experiment.dataset.name not in datasets:
             datasets.add(experiment.dataset.name)
             _check_task(experiment.dataset, found)
@@ -65,6 +67,15 @@ def check(plan: Plan, *, name: str | None = None, access: bool = True) -> list[s
         if access:
             _check_downloads(plan, found)
     return list(mistakes)
+
+
+def _missing_files(experiment: Experiment) -> list[str]:
+    """Return the files that the options of an undo strategy name and that are not there."""
+    undo = experiment.settings.undo
+    values = () if undo is None else undo.options.values()
+    return [
+        value for value in values if isinstance(value, str) and Path(value).is_absolute() and not Path(value).exists()
+    ]
 
 
 def needs_token(model: Model) -> bool:

@@ -9,19 +9,42 @@ from pathlib import Path
 import pytest
 
 import unsay.augment
-from tests.encodings import ACTIONS, ANSWER, BYTES, ENCODINGS, END, LINE, POP, Encoding, gsm8k
+from tests.encodings import ACTIONS, ANSWER, BYTES, ENCODINGS, END, LINE, POP, RESET, Encoding, gsm8k
 from unsay import catalog
-from unsay.augment import Source, Strategy, Vocabulary, apply_strategy, load
-from unsay.errors import ConfigError
-from unsay.records import CORRECTION, ERROR, UNDO
+from unsay.augment import Answer, Candidate, Source, Strategy, Vocabulary, apply_strategy, load
+from unsay.errors import ConfigError, UndoError
+from unsay.records import CORRECTION, ERROR, UNDO, Row
 from unsay.undo import EMPTY, check_row, resolve
 
 STRATEGIES = catalog.names("augment")
+FROM_CANDIDATES = ("own_samples", "splice")
+OPTIONS = {name: {"candidates": "handed over by the test", "max_span": 512} for name in FROM_CANDIDATES}
+OTHERS = (
+    "Natalia sold 48*2 = <<48*2=96>>96 clips in May.\nNatalia sold 48+96 = <<48+96=144>>144 clips.\n#### 144",
+    "She sold 24 in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.\n#### 73",
+)
+"""Wrong answers to the question that `ANSWER` answers."""
+
+
+def with_candidates(encoding: Encoding, text: str, others: tuple[str, ...] = OTHERS) -> Answer:
+    candidates = tuple(Candidate(encoding.encode(other), correct=False) for other in others)
+    return dataclasses.replace(encoding.answer(text), candidates=candidates)
+
+
+def built(name: str, strategy: Strategy, source: Source, vocabulary: Vocabulary, seed: int) -> Row | None:
+    """Return the row, or None where the strategy refuses it, as it must: with the row's name."""
+    try:
+        return apply_strategy(name, strategy, source, vocabulary, seed=seed)
+    except UndoError as error:
+        reason = str(error)
+    assert reason.startswith(f"row {source.id}: expected")
+    return None
 
 
 def test_some_were_found() -> None:
     files = {path.stem for path in Path(unsay.augment.__file__).parent.glob("[!_]*.py")}
-    assert {"random_tokens", "arithmetic_slip"} <= files <= set(STRATEGIES)
+    known = {"random_tokens", "arithmetic_slip", "splice", "future_step", "own_samples", "reset"}
+    assert known <= files <= set(STRATEGIES)
 
 
 @pytest.fixture(params=STRATEGIES)
@@ -31,7 +54,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def strategy(name: str) -> Strategy:
-    return load(name)
+    return load(name, OPTIONS.get(name))
 
 
 def test_one_frozen_dataclass_with_a_docstring(name: str) -> None:
@@ -49,21 +72,24 @@ def test_unknown_options_are_refused(name: str) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=repr)
 def test_traces_may_be_trained_on(name: str, strategy: Strategy, encoding: Encoding) -> None:
     vocabulary = encoding.vocabulary()
-    answer = encoding.answer(ANSWER)
+    answer = with_candidates(encoding, ANSWER)
     with_undo = 0
     for index in range(60):
         source = Source(f"train-{index}", (1, 2), answer, END)
-        row = apply_strategy(name, strategy, source, vocabulary, seed=index)
+        row = built(name, strategy, source, vocabulary, index)
+        if row is None:
+            assert encoding.name == "crossing"
+            continue
         check_row(row, answer.ids, vocabulary.table, {END})
         assert encoding.decode(resolve(row.ids, vocabulary.table, {END}).visible_ids) == ANSWER
         assert (ERROR in row.provenance) == (UNDO in row.provenance) == (CORRECTION in row.provenance)
         with_undo += UNDO in row.provenance
-    assert with_undo or encoding.name == "crossing"
+    assert with_undo == 60 or encoding.name == "crossing", "by default every answer gets a mistake"
 
 
 def test_same_seed_same_trace(name: str, strategy: Strategy) -> None:
     vocabulary = BYTES.vocabulary()
-    sources = [Source(f"train-{index}", (), BYTES.answer(ANSWER), END) for index in range(40)]
+    sources = [Source(f"train-{index}", (), with_candidates(BYTES, ANSWER), END) for index in range(40)]
     rows = [apply_strategy(name, strategy, source, vocabulary, seed=3) for source in sources]
     again = [apply_strategy(name, strategy, source, vocabulary, seed=3) for source in reversed(sources)]
     other = [apply_strategy(name, strategy, source, vocabulary, seed=4) for source in sources]
@@ -75,17 +101,20 @@ def test_same_seed_same_trace(name: str, strategy: Strategy) -> None:
 @pytest.mark.parametrize("text", ["", "4", "#### 4", "no steps\nhere", "\n\n", "<<", "é 😀 <<1/0=0>>0"])
 def test_answers_with_little_in_them(name: str, strategy: Strategy, text: str) -> None:
     for seed in range(20):
-        apply_strategy(name, strategy, Source("train-1", (), BYTES.answer(text), END), BYTES.vocabulary(), seed=seed)
+        built(name, strategy, Source("train-1", (), with_candidates(BYTES, text), END), BYTES.vocabulary(), seed)
+        built(name, strategy, Source("train-1", (), BYTES.answer(text), END), BYTES.vocabulary(), seed)
 
 
 def test_every_table_is_used_or_refused(name: str, strategy: Strategy) -> None:
     outcomes: Counter[str] = Counter()
-    for controls in ((), (POP,), (LINE,), (POP, LINE), tuple(ACTIONS)):
+    for controls in ((), (POP,), (LINE,), (RESET,), (POP, LINE), tuple(ACTIONS)):
         full = BYTES.vocabulary()
         table = BYTES.table(*controls) if controls else EMPTY
         vocabulary = Vocabulary(table, full.sampleable, full.encode)
         try:
-            apply_strategy(name, strategy, Source("train-1", (), BYTES.answer(ANSWER), END), vocabulary, seed=1)
+            apply_strategy(
+                name, strategy, Source("train-1", (), with_candidates(BYTES, ANSWER), END), vocabulary, seed=1
+            )
             outcomes["used"] += 1
         except ConfigError as error:
             outcomes["refused" if name in str(error) else "refused without its name"] += 1
@@ -98,7 +127,7 @@ def test_the_actions_it_asks_for_are_enough(name: str, strategy: Strategy) -> No
     assert strategy.actions
     controls = [id for id, action in ACTIONS.items() if action.count == 1 and action.kind in strategy.actions]
     vocabulary = BYTES.vocabulary(*controls)
-    sources = [Source(f"train-{index}", (), BYTES.answer(ANSWER), END) for index in range(40)]
+    sources = [Source(f"train-{index}", (), with_candidates(BYTES, ANSWER), END) for index in range(40)]
     rows = [apply_strategy(name, strategy, source, vocabulary, seed=0) for source in sources]
     assert any(UNDO in row.provenance for row in rows)
 
@@ -106,10 +135,21 @@ def test_the_actions_it_asks_for_are_enough(name: str, strategy: Strategy) -> No
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=repr)
 def test_real_answers(name: str, strategy: Strategy, encoding: Encoding) -> None:
     vocabulary = encoding.vocabulary()
-    with_undo = 0
-    for index, line in enumerate(gsm8k("train", limit=300)):
-        source = Source(f"train-{index}", (), encoding.answer(line["answer"]), END)
-        row = apply_strategy(name, strategy, source, vocabulary, seed=0)
+    lines = gsm8k("train", limit=300)
+    with_undo = refused = 0
+    for index, line in enumerate(lines):
+        answer = with_candidates(encoding, line["answer"], (lines[index - 1]["answer"],))
+        row = built(name, strategy, Source(f"train-{index}", (), answer, END), vocabulary, 0)
+        if row is None:
+            refused += 1
+            continue
         assert encoding.decode(resolve(row.ids, vocabulary.table, {END}).visible_ids) == line["answer"]
         with_undo += UNDO in row.provenance
-    assert with_undo > 100
+    assert with_undo + refused == 300
+    assert refused <= (150 if encoding.name == "crossing" else 9)
+
+
+@pytest.mark.parametrize("name", FROM_CANDIDATES)
+def test_candidates_are_needed(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} needs `candidates:`.*--sample"):
+        load(name)

