@@ -50,8 +50,12 @@ TOKENIZER_FILES = (
 )
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 MODEL_FILES = ("config.json", "generation_config.json", "undo.json", *TOKENIZER_FILES, *WEIGHT_FILES)
-# A tokenizer in an adapter's folder goes over the model's.
+# A tokenizer in an adapter's folder goes over the model's; a training of every weight leaves a whole model there.
 ADAPTER_FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "quantization.json",
     "adapter_config.json",
     "adapter_model.safetensors",
     "adapter_model.bin",
@@ -62,7 +66,26 @@ DATASET_FILES = tuple(f"{split}.{end}" for split in ("train", "dev", "test") for
 
 # Training settings that decide where, how fast or how chattily, not what comes out. The two batch settings count by
 # their product: running out of memory halves one and doubles the other.
-_NOT_NUMBERS = ("logging_steps", "save_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+_NOT_NUMBERS = (
+    "logging_steps",
+    "save_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "auto_find_batch_size",
+    "gradient_checkpointing",
+    "report_to",
+)
+# Settings that came later, with the value that means what trainings did before: at that value they are left out, so
+# that finished experiments stay finished.
+_LATER: Mapping[str, Any] = {
+    "finetuning_type": "lora",
+    "quantization_bit": None,
+    "row_learning_rate": None,
+    "curriculum": "none",
+    "val_size": 0.0,
+    "eval_steps": 0,
+    "load_best_model_at_end": False,
+}
 
 
 def canonical_json(obj: object) -> str:
@@ -136,7 +159,11 @@ def identity(experiment: Experiment) -> str:
 
 def training_numbers(training: Training) -> dict[str, Any]:
     """Return the training settings that change what is learnt; batch and accumulation count by their product."""
-    kept = {key: value for key, value in dataclasses.asdict(training).items() if key not in _NOT_NUMBERS}
+    kept = {
+        key: value
+        for key, value in dataclasses.asdict(training).items()
+        if key not in _NOT_NUMBERS and not (key in _LATER and value == _LATER[key])
+    }
     kept["train_batch_size"] = training.per_device_train_batch_size * training.gradient_accumulation_steps
     plain: dict[str, Any] = _plain(kept)
     return plain

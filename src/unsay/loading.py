@@ -13,6 +13,9 @@ Weights come from safetensors only. Nothing heavy is imported before a function 
     trained     control ids whose embedding rows the weights beside it already know; absent: all of them
     rows        embedding rows the base model must have for these ids, 0 where it has them anyway
     base_model  for an adapter: path and revision of the weights below it
+
+A folder that training wrote holds an adapter, or a whole model where every weight was trained; both are handed over as
+`adapter`. `quantization.json` beside an adapter says in how many bits the weights below it were when it was trained.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ Context = Literal["keep", "rewind"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+QUANTIZATION = "quantization.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -214,31 +218,78 @@ def load_model(
     *,
     merge: bool = False,
     rows: int = 0,
+    bits: int | None = None,
 ) -> Any:
     """Return a causal language model in evaluation mode, with the adapter on it or (`merge`) folded into its weights.
 
     `dtype` is a torch dtype's name or "auto" for the one in the files. `rows` is how many embedding rows the vocabulary
-    needs: only a model with fewer is resized.
+    needs: only a model with fewer is resized. `bits` 4 holds the linear layers in four bits, as does an adapter that
+    was trained on such weights; merging then gives plain weights, with the values those had.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if adapter is not None and is_whole(adapter):
+        path, revision, adapter = str(adapter), None, None
     _check_folder(path, "model")
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    bits = bits or _adapter_bits(adapter)
+    options = {} if bits is None else {"quantization_config": _quantization(bits, kind), "device_map": {"": device}}
     with Quiet():
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                path, revision=revision, dtype=kind, use_safetensors=True, trust_remote_code=trust_remote_code
+                path,
+                revision=revision,
+                dtype=kind,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                **options,
             )
         except Exception as error:
             raise _explain(error, "a causal language model in safetensors format", path) from error
-        model.to(device)
+        if bits is None:
+            model.to(device)
+        elif merge:
+            model = _plain(model, kind)
         grow(model, max(rows, _adapter_rows(adapter)))
         if adapter is not None:
             model = _with_adapter(model, adapter, merge)
     model.requires_grad_(False)
     model.eval()
     return model
+
+
+def is_whole(folder: Path) -> bool:
+    """Say whether a folder that training wrote holds a whole model instead of an adapter."""
+    return (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file()
+
+
+def _adapter_bits(adapter: Path | None) -> int | None:
+    if adapter is None or not (adapter / QUANTIZATION).is_file():
+        return None
+    return int(json.loads((adapter / QUANTIZATION).read_text(encoding="utf-8"))["bits"])
+
+
+def _quantization(bits: int, dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if bits != 4:
+        raise ModelError(f"quantization_bit: expected 4, got {bits}")
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception as error:  # a build for another machine fails in its own ways
+        raise ModelError(
+            f"expected bitsandbytes for weights in {bits} bits (quantization_bit), got: {_first_line(error)}; "
+            "install it with `pip install bitsandbytes`, or leave quantization_bit out"
+        ) from error
+    options: dict[str, Any] = {} if isinstance(dtype, str) else {"bnb_4bit_compute_dtype": dtype}
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, **options)
+
+
+def _plain(model: Any, dtype: Any) -> Any:
+    """Turn weights in few bits into ordinary ones of the same values."""
+    model = model.dequantize()
+    return model if isinstance(dtype, str) else model.to(dtype)
 
 
 def grow(model: Any, rows: int) -> bool:

@@ -65,14 +65,20 @@ class UndoData:
 
 @dataclass(frozen=True)
 class Training:
-    """LoRA fine-tuning."""
+    """Fine-tuning."""
 
+    finetuning_type: Literal["lora", "full"] = "lora"
+    """lora: low-rank adapters on frozen weights; full: every weight, in float32."""
+    quantization_bit: Literal[4] | None = None
+    """4: the frozen weights in four bits (QLoRA), by bitsandbytes."""
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.0
     lora_target: str | tuple[str, ...] = "all"
     """`all`: every linear layer but the output head; or module names."""
     learning_rate: float = 1.0e-4
+    row_learning_rate: float | None = None
+    """That of the control tokens' rows; None: the same."""
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
@@ -82,6 +88,12 @@ class Training:
     """Optimiser steps; a positive number overrides `num_train_epochs`."""
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 8
+    auto_find_batch_size: bool = False
+    """Start with the whole effective batch at a time; it is halved until it fits into memory."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back instead of keeping them."""
+    curriculum: Literal["none", "depth"] = "none"
+    """depth: in the first epoch rows come in the order of how much is taken back at once."""
     cutoff_len: int = 2048
     """Longest row in tokens, prompt and answer together; longer rows are refused, not cut."""
     max_samples: int | None = None
@@ -91,6 +103,14 @@ class Training:
     logging_steps: int = 10
     save_steps: int = 0
     """Optimiser steps between checkpoints; 0 saves once per epoch."""
+    val_size: float = 0.0
+    """Share of the training rows held out to measure the loss on; never rows of an evaluation split."""
+    eval_steps: int = 0
+    """Optimiser steps between those measurements; 0 measures once per epoch."""
+    load_best_model_at_end: bool = False
+    """Keep the weights with the lowest loss on the held-out rows instead of the last ones."""
+    report_to: str = "none"
+    """transformers' integrations that get the log too, comma-separated."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from unsay.data.build import load_manifest
 from unsay.job import Job
 from unsay.records import ExperimentRecord
 from unsay.store import layout, read
-from unsay.train.sft import CHECKPOINT
+from unsay.train.loop import CHECKPOINT
 from unsay.worker import carry_out
 
 ITEMS = 16

@@ -283,6 +283,29 @@ def test_masking_is_a_matter_of_training_not_of_data() -> None:
     )
 
 
+def test_a_setting_that_came_later_counts_once_it_is_set() -> None:
+    """Finished experiments from before it stay finished."""
+    assert set(identity.training_numbers(Training())) == {
+        "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "learning_rate", "lr_scheduler_type", "warmup_ratio",
+        "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps", "cutoff_len", "max_samples", "bf16",
+        "train_batch_size",
+    }  # fmt: skip
+    changes: tuple[dict[str, Any], ...] = (
+        {"finetuning_type": "full"},
+        {"quantization_bit": 4},
+        {"row_learning_rate": 1e-4},
+        {"curriculum": "depth"},
+        {"val_size": 0.1},
+        {"val_size": 0.1, "eval_steps": 5},
+        {"val_size": 0.1, "load_best_model_at_end": True},
+    )
+    common: dict[str, Any] = {"data": "d", "weights": "w", "undo": None, "seed": 0, "dtype": "float32"}
+    hashes = {identity.train_hash(training=Training(**change), **common) for change in ({}, *changes)}
+    assert len(hashes) == 1 + len(changes)
+    how = Training(gradient_checkpointing=True, auto_find_batch_size=True, report_to="tensorboard")
+    assert identity.train_hash(training=how, **common) == identity.train_hash(training=Training(), **common)
+
+
 def test_seed_counts_for_evaluation_only_where_sampling_draws() -> None:
     common: dict[str, Any] = {
         "weights": "w",

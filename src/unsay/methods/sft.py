@@ -1,4 +1,4 @@
-"""Fine-tunes with LoRA on the training split, with or without undo, then evaluates zero-shot."""
+"""Fine-tunes on the training split, with or without undo, then evaluates zero-shot."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Sft:
         if not (layout.data(job.train_folder) / layout.MANIFEST).exists():
             _build_rows(job, source, base, hashes["data"])
 
-        # 2. LoRA training, from its newest checkpoint if there is one.
+        # 2. Training, from its newest checkpoint if there is one.
         report({"event": "stage", "stage": "train"})
         trained = _train(job, base, training, hashes["train"], report)
 
-        # 3. Evaluation of the adapter, on exactly the prompts it was trained with.
+        # 3. Evaluation of what was trained, on exactly the prompts it was trained with.
         adapter = layout.train(job.train_folder)
         opened = open_model(
             experiment.model, device=job.device, dtype=job.dtype, adapter=adapter, weights=hashes["train"]

@@ -466,12 +466,13 @@ def _configurations(rows: Sequence[Row]) -> list[str]:
         "- **sft**: fine-tuned on the training split first, then prompted without shots and scored.",
         "- **fewshot_N**: N worked examples stand before the question.",
         "- **lora/…**: fine-tuning of low-rank adapters (LoRA); the base weights stay as they are.",
-        "- **lora/train**: trained on the gold answers.",
-        "- **lora/train_bt**: trained on gold answers with mistakes that are taken back by undo tokens; no loss on the "
+        "- **full/…**: fine-tuning of every weight.",
+        "- **…/train**: trained on the gold answers.",
+        "- **…/train_bt**: trained on gold answers with mistakes that are taken back by undo tokens; no loss on the "
         "mistakes. With **_unmasked** the loss is on the mistakes too.",
         "- **+…** after a name: what was set differently from that configuration.",
     ]
-    others = sorted(c for c in used if c and not c.startswith(("fewshot_", "lora/train")))
+    others = sorted(c for c in used if c and not c.startswith(("fewshot_", "lora/train", "full/train")))
     if others:
         lines.append(f"- Defined in experiment files: {', '.join(map(esc, others))}.")
     return lines

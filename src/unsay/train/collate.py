@@ -84,20 +84,29 @@ def supervise(row: Row, mask: Mask) -> Supervised:
     return Supervised(row.id, ids[:-1], ids[1:], tuple(weights[1:]))
 
 
-def order(lengths: Sequence[int], *, size: int, seed: int, epoch: int) -> list[list[int]]:
+def order(
+    lengths: Sequence[int], *, size: int, seed: int, epoch: int, depths: Sequence[int] | None = None
+) -> list[list[int]]:
     """Return the effective batches of one epoch as indices: shuffled, rows of similar length together.
 
     Depends on nothing but the arguments. Inside a batch the longest row comes first, so that too little memory shows
-    early and slices of a batch are of similar length.
+    early and slices of a batch are of similar length. With `depths` no batch has a row that is less deep than a row of
+    an earlier batch, the pools that are sorted by length aside.
     """
     rng = random.Random(f"{seed}/{epoch}")
     shuffled = list(range(len(lengths)))
     rng.shuffle(shuffled)
+    if depths is not None:
+        shuffled.sort(key=lambda index: depths[index])
     batches: list[list[int]] = []
     for start in range(0, len(shuffled), size * POOL):
         pool = sorted(shuffled[start : start + size * POOL], key=lambda index: -lengths[index])
-        batches += [pool[first : first + size] for first in range(0, len(pool), size)]
-    rng.shuffle(batches)
+        slices = [pool[first : first + size] for first in range(0, len(pool), size)]
+        if depths is not None:
+            rng.shuffle(slices)
+        batches += slices
+    if depths is None:
+        rng.shuffle(batches)
     return batches
 
 

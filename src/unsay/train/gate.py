@@ -1,8 +1,9 @@
 """The check at the end of every training: what was saved is what was trained.
 
-The adapter is loaded onto a fresh base, then merged, written out as a plain model and loaded once more. After each
-step the model must give the same logits before and after an undo, and the control tokens must have the rows they were
-trained to have. A row that was never saved, or that training never moved, fails here and not in somebody's evaluation.
+The adapter is loaded onto a fresh base, then merged, written out as a plain model and loaded once more; a model trained
+whole is loaded, written out and loaded again. After each step the model must give the same logits before and after an
+undo, and the control tokens must have the rows they were trained to have; embeddings that were tied must be tied still,
+and others not. A row that was never saved, or that training never moved, fails here and not in somebody's evaluation.
 
     before = measure(model, probe, ids)
     figures = check(before, folder, base, probe, ids)
@@ -41,8 +42,9 @@ class Base:
     dtype: str
     trust_remote_code: bool = False
     rows: int = 0
+    bits: int | None = None
 
-    def load(self, adapter: Path | None = None) -> Any:
+    def load(self, adapter: Path | None = None, *, merge: bool = False) -> Any:
         return load_model(
             self.path,
             self.revision,
@@ -51,15 +53,19 @@ class Base:
             self.dtype,
             self.trust_remote_code,
             rows=self.rows,
+            bits=self.bits,
+            merge=merge,
         )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`logits` (positions, vocabulary) from just before the probe's first undo on; `rows` of the control tokens."""
+    """`logits` (positions, vocabulary) from just before the probe's first undo on; `rows` of the control tokens; and
+    whether input and output embeddings are `tied`."""
 
     logits: torch.Tensor
     rows: Mapping[str, torch.Tensor]
+    tied: bool
 
 
 def choose_probe(rows: Sequence[Row]) -> Row:
@@ -81,7 +87,8 @@ def measure(model: Any, probe: Row, ids: Sequence[int]) -> Measured:
         inputs = torch.tensor([sequence], device=model.get_input_embeddings().weight.device)
         logits = model(input_ids=inputs, use_cache=False).logits[0, start - cut :].float().cpu()
     model.train(training)
-    return Measured(logits, lora.rows_in_use(model, ids) if ids else {})
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    return Measured(logits, lora.rows_in_use(model, ids) if ids else {}, tied)
 
 
 def check(
@@ -94,15 +101,21 @@ def check(
     figures = {
         "tolerance": tolerance,
         "positions": before.logits.shape[0],
-        "reloaded": _difference(before, reloaded, "loading the adapter on a fresh base", tolerance, ids, names),
+        "reloaded": _difference(before, reloaded, "loading what was saved on a fresh base", tolerance, ids, names),
+        "tied": before.tied,
     }
-    model = model.merge_and_unload()
+    if base.bits is not None:
+        del model
+        _free()
+        model = base.load(folder, merge=True)
+    elif hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
     with tempfile.TemporaryDirectory(prefix=".merged-", dir=folder) as temporary, Quiet():
         model.save_pretrained(temporary)
         del model
         _free()
         merged = measure(load_model(temporary, None, None, base.device, base.dtype, base.trust_remote_code), probe, ids)
-    figures["merged"] = _difference(before, merged, "merging the adapter and loading the result", tolerance, ids, names)
+    figures["merged"] = _difference(before, merged, "writing a plain model and loading it", tolerance, ids, names)
     _free()
     return figures
 
@@ -135,19 +148,24 @@ def check_moved(
 def _difference(
     before: Measured, after: Measured, step: str, tolerance: float, ids: Sequence[int], names: Mapping[int, str]
 ) -> float:
+    if after.tied != before.tied:
+        raise TrainingError(
+            f"expected {step} to leave the embeddings {'tied' if before.tied else 'untied'}, got the opposite; the "
+            "result is not usable: report this with the versions of peft and transformers"
+        )
     for side, rows in before.rows.items():
         for index, id in enumerate(ids):
             gap = float((after.rows[side][index] - rows[index]).norm() / rows[index].norm().clamp_min(1e-12))
             if not gap <= 1e-6:
                 raise TrainingError(
                     f"expected {step} to keep the {side} row of {names[id]}, got a row that differs by {gap:.1e} of "
-                    "its length; the adapter is not usable: train again, and report this with the versions of peft and "
+                    "its length; the result is not usable: train again, and report this with the versions of peft and "
                     "transformers"
                 )
     gap = float((after.logits - before.logits).abs().max() / before.logits.abs().max().clamp_min(1e-12))
     if not gap <= tolerance:
         raise TrainingError(
-            f"expected {step} to give the same logits within {tolerance:g}, got a difference of {gap:.1e}; the adapter "
+            f"expected {step} to give the same logits within {tolerance:g}, got a difference of {gap:.1e}; the result "
             "is not usable: train again, and report this with the versions of peft and transformers"
         )
     return gap

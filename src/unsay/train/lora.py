@@ -58,18 +58,28 @@ def attach(model: Any, training: Training, token_ids: Collection[int]) -> Any:
     return adapted
 
 
-def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Return what the optimiser trains: weight decay on LoRA's matrices, never on a token's row."""
+def parameter_groups(model: Any, training: Training) -> list[dict[str, Any]]:
+    """Return what the optimiser trains: LoRA's matrices, and the tokens' rows, at their own rate and never decayed."""
     matrices: list[torch.nn.Parameter] = []
     rows: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (rows if "trainable_tokens" in name else matrices).append(parameter)
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": rows, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": rows, "weight_decay": 0.0},
+    ]
+    if training.row_learning_rate is not None:
+        groups[1]["lr"] = training.row_learning_rate
     return [group for group in groups if group["params"]]
 
 
-def trained_rows(model: Any) -> dict[str, torch.Tensor]:
+def step(model: Any, optimizer: torch.optim.Optimizer, training: Training, ids: Sequence[int]) -> None:
+    """Take the optimiser's step: its groups say all there is to say about the rows."""
+    optimizer.step()
+
+
+def trained_rows(model: Any, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     """Return copies of the rows under training, (tokens, width): `input` and, where it is not the same, `output`."""
     rows: dict[str, torch.Tensor] = {}
     for side, module in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):

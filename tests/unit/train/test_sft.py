@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3ForCausalLM
 
 from tests import tiny
 from unsay.errors import ModelError, TrainingError
@@ -27,7 +28,8 @@ from unsay.models import family_of
 from unsay.prompts import Prompter
 from unsay.records import Row
 from unsay.settings import Training, UndoData
-from unsay.train import gate, lora, sft
+from unsay.train import gate, loop, lora, sft
+from unsay.train.collate import collate
 from unsay.undo import EMPTY, UndoTable, resolve
 
 FAST = Training(
@@ -222,24 +224,71 @@ def test_micro_batches_do_not_change_the_result(setting: Setting, trained: sft.T
 def test_running_out_of_memory_goes_on_smaller(
     setting: Setting, trained: sft.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sft.batch_loss
+    fits(monkeypatch, rows=1)
+    result = setting.train(tmp_path, replace(FAST, per_device_train_batch_size=4, gradient_accumulation_steps=1))
+    assert result.losses == pytest.approx(trained.losses, rel=1e-4)
+    assert (result.results["micro_batch"], result.results["gradient_accumulation"]) == (1, 4)
+    assert result.results["out_of_memory"] == [
+        {"step": 0, "micro_batch": 2, "accumulation": 2, "recompute": False},
+        {"step": 0, "micro_batch": 1, "accumulation": 4, "recompute": False},
+    ]
 
-    def short(model: Any, batch: Any, **options: Any) -> torch.Tensor:
-        if batch.input_ids.shape[0] > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, batch, **options)
 
-    monkeypatch.setattr(sft, "batch_loss", short)
+def fits(monkeypatch: pytest.MonkeyPatch, *, rows: int, activations: bool = True) -> None:
+    """Make the model itself run out of memory: above so many rows, or as long as it keeps its activations."""
+    forward = Qwen3ForCausalLM.forward
+
+    def short(self: Any, input_ids: torch.Tensor, **rest: Any) -> Any:
+        keeps = not self.is_activation_checkpointing
+        if input_ids.shape[0] > rows or (keeps and not activations and torch.is_grad_enabled()):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", short)
+
+
+def test_one_row_that_does_not_fit_keeps_fewer_activations(
+    setting: Setting, trained: sft.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits(monkeypatch, rows=1, activations=False)
     result = setting.train(tmp_path)
     assert result.losses == pytest.approx(trained.losses, rel=1e-4)
-    assert (result.results["micro_batch"], result.results["recompute"], result.results["out_of_memory"]) == (1, True, 2)
+    assert (result.results["micro_batch"], result.results["recompute"]) == (1, True)
+    assert [event["recompute"] for event in result.results["out_of_memory"]] == [False, True]
+
+
+def test_one_row_that_never_fits_is_said(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits(monkeypatch, rows=0)
+    monkeypatch.setattr(sft.gate, "measure", lambda *arguments: None)
+    with pytest.raises(TrainingError, match=r"one row of \d+ tokens to fit into the memory of cpu, got: CUDA out of"):
+        setting.train(tmp_path)
+
+
+def test_the_largest_batch_that_fits_is_found(
+    setting: Setting, trained: sft.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits(monkeypatch, rows=2)
+    training = replace(FAST, per_device_train_batch_size=1, gradient_accumulation_steps=4, auto_find_batch_size=True)
+    result = setting.train(tmp_path, training)
+    assert result.losses == pytest.approx(trained.losses, rel=1e-4)
+    assert (result.results["micro_batch"], result.results["gradient_accumulation"]) == (2, 2)
+    assert len(result.results["out_of_memory"]) == 1
+
+
+def test_computing_activations_again_changes_no_number(
+    setting: Setting, trained: sft.TrainResult, tmp_path: Path
+) -> None:
+    result = setting.train(tmp_path, replace(FAST, gradient_checkpointing=True))
+    assert result.losses == pytest.approx(trained.losses, rel=1e-5)
+    assert result.results["recompute"]
+    assert result.results["out_of_memory"] == []
 
 
 def test_a_loss_that_is_not_a_number_stops_training(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sft.batch_loss
-    monkeypatch.setattr(sft, "batch_loss", lambda *args, **options: real(*args, **options) * float("nan"))
+    real = loop.batch_loss
+    monkeypatch.setattr(loop, "batch_loss", lambda *args, **options: real(*args, **options) * float("nan"))
     with pytest.raises(TrainingError, match="finite loss, got nan at step 1 of 6"):
         setting.train(tmp_path)
 
@@ -359,18 +408,20 @@ def test_the_loss_is_that_of_the_whole_logits(setting: Setting) -> None:
     model = load_model(setting.path, None)
     rows = [replace(row, prompt_ids=row.prompt_ids[place:]) for place, row in enumerate(setting.rows)]
     traces = sft._traces(rows, setting.table, UndoData(), packed=False)
-    batch = sft.collate([example for trace in traces for example in trace.examples])
+    batch = collate([example for trace in traces for example in trace.examples])
     present = torch.arange(batch.input_ids.shape[1]) < torch.tensor([len(t.examples[0].ids) for t in traces])[:, None]
     assert not present.all()
     logits = model(input_ids=batch.input_ids, attention_mask=present.long()).logits
     expected = torch.nn.functional.cross_entropy(logits[batch.chosen], batch.targets, reduction="sum")
-    assert torch.allclose(sft.batch_loss(model, batch), expected, rtol=1e-5)
+    assert torch.allclose(loop.batch_loss(model, batch), expected, rtol=1e-5)
     assert torch.isfinite(expected)
 
 
 def test_no_weight_decay_on_the_row(setting: Setting) -> None:
     model = load_model(setting.path, None)
-    groups = lora.parameter_groups(lora.attach(model, FAST, list(setting.table.actions)), 0.1)
+    groups = lora.parameter_groups(
+        lora.attach(model, FAST, list(setting.table.actions)), replace(FAST, weight_decay=0.1)
+    )
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [tuple(parameter.shape) for parameter in groups[1]["params"]] == [(1, 32)]
     assert isinstance(setting.table, UndoTable)
