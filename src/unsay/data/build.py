@@ -6,21 +6,27 @@ encoding functions) and imports no heavy library. The same examples, settings an
     manifest = build(examples, encoding, settings.undo, cutoff_len=2048, seed=0, folder=folder, evaluation=test)
     rows = load_rows(folder)
 
-Writes `data/train.jsonl`, `data/refused.jsonl` and, last, `data/manifest.json` below the folder: rows without a
-manifest that names their hash are an interrupted build and are not loaded.
+Writes `data/train.jsonl`, `data/refused.jsonl`, `data/pieces.json` (the text of every id, so that no reader needs a
+tokenizer) and, last, `data/manifest.json` below the folder: rows without a manifest that names their hash are an
+interrupted build and are not loaded. More processes build the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from unsay.augment import Answer, NoMistakeError, Source, Strategy, Vocabulary, apply_strategy, derive_rng, load
+from unsay.data.candidates import Candidates, read_candidates
+from unsay.data.leaks import Leaks
 from unsay.errors import ConfigError, DataError, UndoError
 from unsay.records import CLEAN, CORRECTION, ERROR, SCHEMA, UNDO, Example, Row
 from unsay.settings import UndoData
@@ -36,13 +42,16 @@ class Encoding:
 
     `prompt` gives the ids the evaluation prompt has, too; `answer` the gold answer's ids with their place in the text,
     no special tokens. Both may raise DataError or UndoError for an example, which is then refused. `vocabulary` is None
-    when the model has no undo token.
+    when the model has no undo token. `tokenizer` is the fingerprint that a file of candidates must name, `pieces` gives
+    the display text of ids.
     """
 
     prompt: Callable[[Example], tuple[int, ...]]
     answer: Callable[[str], Answer]
     end_id: int
     vocabulary: Vocabulary | None = None
+    tokenizer: str = ""
+    pieces: Callable[[Iterable[int]], list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,34 +98,40 @@ def build(
     seed: int,
     folder: Path,
     evaluation: Iterable[Example] = (),
+    in_a_row: bool = True,
     facts: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Build the rows of `examples`, in their order, and write them below `folder`.
 
     `undo` None makes plain rows. Refused and listed with their reason: rows longer than `cutoff_len` (they are not
-    cut), rows whose question, or question with answer, is in `evaluation` (upper and lower case and white space aside),
-    and rows that break a rule of undo. `facts` goes into the manifest as it is. Raise DataError when two examples have
-    one id or when no row is left, ConfigError when the strategy does not fit the undo table.
+    cut), rows that are in `evaluation` (see `unsay.data.leaks`; `in_a_row=False` compares whole texts only), rows in
+    which the strategy finds no place for a mistake, and rows that break a rule of undo. `facts` goes into the manifest
+    as it is; `progress` is called with the number of examples done. Raise DataError when two examples have one id or
+    when no row is left, ConfigError when the strategy does not fit the undo table.
     """
     strategy = _strategy(encoding, undo)
-    leaks = _Leaks(evaluation)
+    builder = _Builder(
+        encoding,
+        undo,
+        strategy,
+        _candidates(encoding, strategy),
+        Leaks(evaluation, in_a_row=in_a_row),
+        cutoff_len,
+        seed,
+    )
     rows: list[Row] = []
     refused: list[dict[str, Any]] = []
     refusals: Counter[str] = Counter()
-    seen: set[str] = set()
-    for example in examples:
-        if example.id in seen:
-            raise DataError(f"expected every example to have its own id, got {example.id!r} twice")
-        seen.add(example.id)
-        try:
-            leaks.check(example)
-            row = _row(example, encoding, undo, strategy, seed)
-            if (length := len(row.prompt_ids) + len(row.ids)) > cutoff_len:
-                raise _RowError("too_long", f"expected at most {cutoff_len} tokens (cutoff_len), got {length}")
-            rows.append(row)
-        except _RowError as error:
-            refusals[error.kind] += 1
-            refused.append({"schema": SCHEMA, "id": example.id, "kind": error.kind, "reason": str(error)})
+    for done, (id, outcome) in enumerate(_outcomes(builder, _unique(examples), processes), 1):
+        if isinstance(outcome, Row):
+            rows.append(outcome)
+        else:
+            refusals[outcome.kind] += 1
+            refused.append({"schema": SCHEMA, "id": id, "kind": outcome.kind, "reason": outcome.reason})
+        if progress is not None:
+            progress(done)
     if not rows:
         raise DataError(_nothing_left(refused))
     place = layout.data(folder)
@@ -124,6 +139,7 @@ def build(
     mask: Mask = undo.mask if undo else "none"
     tokens = _count_tokens(rows, mask)
     total = sum(tokens[kind] for kind in ("prompt", *_KINDS.values()))
+    found = builder.candidates
     manifest = Manifest(
         rows=len(rows),
         refused=len(refused),
@@ -139,12 +155,21 @@ def build(
             "end_id": encoding.end_id,
             "cutoff_len": cutoff_len,
             "seed": seed,
-        },
+        }
+        | ({} if found is None else {"candidates": found.facts()}),
         facts=dict(facts or {}),
         rows_sha256=hashlib.sha256(content).hexdigest(),
     )
     write.write_bytes(place / layout.ROWS, content)
     write.write_bytes(place / layout.REFUSED, _lines(refused))
+    if encoding.pieces is not None:
+        ids = sorted({id for row in rows for ids in (row.prompt_ids, row.ids) for id in ids})
+        texts = dict(zip(map(str, ids), encoding.pieces(ids), strict=True))
+        table = encoding.vocabulary.table.to_json() if encoding.vocabulary else None
+        write.write_json(
+            place / layout.PIECES,
+            {"schema": SCHEMA, "tokenizer": encoding.tokenizer, "undo_table": table, "pieces": texts},
+        )
     write.write_json(place / layout.MANIFEST, manifest.to_json())
     return manifest
 
@@ -194,50 +219,107 @@ def _options(strategy: Strategy | None) -> dict[str, Any] | None:
     return {field.name: getattr(kind, field.name) for field in fields(kind)}
 
 
-def _row(example: Example, encoding: Encoding, undo: UndoData | None, strategy: Strategy | None, seed: int) -> Row:
-    try:
-        source = Source(example.id, encoding.prompt(example), encoding.answer(example.answer), encoding.end_id)
-    except (DataError, UndoError) as error:
-        raise _RowError("encoding", str(error)) from error
-    if not source.answer.ids:
-        raise _RowError("empty", "expected an answer of at least one token, got none")
-    try:
-        # The share has its own random state, so that changing it leaves the mistakes of the other rows as they are.
-        clean = undo is None or derive_rng(seed, example.id, "clean_share").random() < undo.clean_share
-        if undo is not None and strategy is not None and encoding.vocabulary is not None and not clean:
-            return apply_strategy(undo.strategy, strategy, source, encoding.vocabulary, seed=seed)
-        row = source.plain()
-        check_row(row, source.answer.ids, encoding.vocabulary.table if encoding.vocabulary else EMPTY, {source.end_id})
+def _candidates(encoding: Encoding, strategy: Strategy | None) -> Candidates | None:
+    """Read the file of other answers that a strategy asks for."""
+    path = getattr(strategy, "candidates", None)
+    return None if path is None else read_candidates(Path(path), tokenizer=encoding.tokenizer)
+
+
+def _unique(examples: Iterable[Example]) -> Iterator[Example]:
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise DataError(f"expected every example to have its own id, got {example.id!r} twice")
+        seen.add(example.id)
+        yield example
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Makes the row of one example, from nothing but that example and what is fixed for the whole build."""
+
+    encoding: Encoding
+    undo: UndoData | None
+    strategy: Strategy | None
+    candidates: Candidates | None
+    leaks: Leaks
+    cutoff_len: int
+    seed: int
+
+    def outcome(self, example: Example) -> tuple[str, Row | _Refusal]:
+        try:
+            return example.id, self.row(example)
+        except _RowError as error:
+            return example.id, _Refusal(error.kind, str(error))
+
+    def row(self, example: Example) -> Row:
+        if (leak := self.leaks.found(example)) is not None:
+            raise _RowError("leak", f"expected a row that is not evaluated on, got {leak}")
+        row = self.traced(self.source(example))
+        if (length := len(row.prompt_ids) + len(row.ids)) > self.cutoff_len:
+            raise _RowError("too_long", f"expected at most {self.cutoff_len} tokens (cutoff_len), got {length}")
         return row
-    except NoMistakeError as error:
-        raise _RowError("no_mistake", str(error)) from error
-    except UndoError as error:
-        raise _RowError("undo", str(error)) from error
+
+    def source(self, example: Example) -> Source:
+        encoding = self.encoding
+        try:
+            answer = encoding.answer(example.answer)
+            if self.candidates is not None:
+                answer = replace(answer, candidates=self.candidates.answers.get(example.id, ()))
+            source = Source(example.id, encoding.prompt(example), answer, encoding.end_id)
+        except (DataError, UndoError) as error:
+            raise _RowError("encoding", str(error)) from error
+        if not source.answer.ids:
+            raise _RowError("empty", "expected an answer of at least one token, got none")
+        return source
+
+    def traced(self, source: Source) -> Row:
+        undo, vocabulary = self.undo, self.encoding.vocabulary
+        try:
+            # The share has its own random state: changing it leaves the mistakes of the other rows as they are.
+            share = 1.0 if undo is None else undo.clean_share
+            clean = share == 1.0 or (share > 0 and derive_rng(self.seed, source.id, "clean_share").random() < share)
+            if undo is not None and self.strategy is not None and vocabulary is not None and not clean:
+                return apply_strategy(undo.strategy, self.strategy, source, vocabulary, seed=self.seed)
+            row = source.plain()
+            check_row(row, source.answer.ids, vocabulary.table if vocabulary else EMPTY, {source.end_id})
+            return row
+        except NoMistakeError as error:
+            raise _RowError("no_mistake", str(error)) from error
+        except UndoError as error:
+            raise _RowError("undo", str(error)) from error
 
 
-class _Leaks:
-    """The evaluation examples a training row must not be."""
-
-    def __init__(self, evaluation: Iterable[Example]) -> None:
-        self.questions: dict[str, str] = {}
-        self.exchanges: dict[str, str] = {}
-        for example in evaluation:
-            self.questions.setdefault(_normalised(example.question), example.id)
-            self.exchanges.setdefault(_normalised(f"{example.question} {example.answer}"), example.id)
-        self.questions.pop("", None)
-
-    def check(self, example: Example) -> None:
-        leaked = self.questions.get(_normalised(example.question))
-        what = "question"
-        if leaked is None:
-            leaked = self.exchanges.get(_normalised(f"{example.question} {example.answer}"))
-            what = "question and answer"
-        if leaked is not None:
-            raise _RowError("leak", f"expected a row that is not evaluated on, got the {what} of item {leaked}")
+_EXAMPLES_AT_ONCE = 32
+_inherited: list[_Builder] = []
+"""What a forked process builds with: tokenizers and functions travel by fork, not by pickle."""
 
 
-def _normalised(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _outcomes(builder: _Builder, examples: Iterator[Example], processes: int) -> Iterator[tuple[str, Row | _Refusal]]:
+    """Yield what becomes of each example, in order; in this process where others cannot be forked."""
+    if processes <= 1 or sys.platform != "linux":
+        yield from map(builder.outcome, examples)
+        return
+    _inherited.append(builder)
+    try:
+        with multiprocessing.get_context("fork").Pool(processes, initializer=_one_thread) as pool:
+            yield from pool.imap(_inherited_outcome, examples, chunksize=_EXAMPLES_AT_ONCE)
+    finally:
+        _inherited.pop()
+
+
+def _inherited_outcome(example: Example) -> tuple[str, Row | _Refusal]:
+    return _inherited[-1].outcome(example)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _count_tokens(rows: Sequence[Row], mask: Mask) -> dict[str, int]:

@@ -27,12 +27,16 @@ SUPERSEDED = "superseded"
 LIMIT_PREFIX = "limit_"
 # Results that other tools made, below the lab folder.
 IMPORTED = "imported"
+# A plan in small, below the lab folder: its models, a lab of its own, the page and this report.
+REHEARSAL = ".rehearsal"
+REHEARSAL_REPORT = "rehearsal.json"
 # lm-eval's harness folder below the method of an experiment that is only evaluated.
 HARNESS = "lm_eval"
 
 ROWS = "train.jsonl"
 REFUSED = "refused.jsonl"
 MANIFEST = "manifest.json"
+PIECES = "pieces.json"
 UNDO_TABLE = "undo.json"
 TRAINER_LOG = "trainer_log.jsonl"
 TRAINER_STATE = "trainer_state.json"

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.encodings import ANSWER, BYTES, END, LINE, MERGED, POP, gsm8k
-from unsay.augment import Answer, Vocabulary
+from unsay.augment import Answer, Candidate, Vocabulary
 from unsay.data.build import Encoding, Manifest, build, load_manifest, load_rows
+from unsay.data.candidates import read_candidates, write_candidates
 from unsay.errors import ConfigError, DataError, StoreError
 from unsay.records import Example
 from unsay.settings import UndoData
@@ -22,6 +23,7 @@ from unsay.undo import EMPTY, resolve
 EXAMPLES = [Example(f"train-{index}", f"How many clips in {index} days?", ANSWER) for index in range(40)]
 SLIPS = UndoData(strategy="arithmetic_slip", options={"rate": 0.6})
 TOKENS = UndoData()
+HEAD = '{"schema": 1, "kind": "candidates", "tokenizer": "tok-1"}'
 
 
 def prompt(example: Example) -> tuple[int, ...]:
@@ -91,6 +93,103 @@ def test_the_manifest_says_what_the_rows_were_made_from(tmp_path: Path) -> None:
     assert json.loads((layout.data(tmp_path) / layout.MANIFEST).read_text())["schema"] == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+@pytest.mark.parametrize("undo", [TOKENS, SLIPS, UndoData(strategy="reset", options={"rate": 0.5}, clean_share=0.3)])
+def test_the_number_of_processes_changes_no_byte(tmp_path: Path, undo: UndoData) -> None:
+    encoding = dataclasses.replace(
+        ENCODING, vocabulary=MERGED.vocabulary(), pieces=lambda ids: [MERGED.decode([id]) for id in ids]
+    )
+    examples = [
+        Example(f"train-{at}", f"How many in {at} days?", "No steps." if at % 9 == 0 else ANSWER) for at in range(150)
+    ]
+    done: list[int] = []
+    make(tmp_path / "one", examples, undo, encoding=encoding, progress=done.append)
+    make(tmp_path / "four", examples, undo, encoding=encoding, processes=4)
+    assert done == list(range(1, 151))
+    for name in (layout.ROWS, layout.REFUSED, layout.PIECES, layout.MANIFEST):
+        assert (layout.data(tmp_path / "one") / name).read_bytes() == (
+            layout.data(tmp_path / "four") / name
+        ).read_bytes()
+
+
+def test_a_mistake_in_another_process_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pops all"):
+        make(tmp_path, undo=UndoData(strategy="reset"), processes=4)
+    with pytest.raises(DataError, match="'train-1' twice"):
+        make(tmp_path, [EXAMPLES[1], EXAMPLES[1]], processes=4)
+
+
+def test_the_text_of_every_id_is_kept_beside_the_rows(tmp_path: Path) -> None:
+    make(tmp_path, encoding=dataclasses.replace(ENCODING, pieces=lambda ids: [f"<{id}>" for id in ids], tokenizer="ab"))
+    kept = json.loads((layout.data(tmp_path) / layout.PIECES).read_text())
+    used = {id for row in load_rows(tmp_path) for ids in (row.prompt_ids, row.ids) for id in ids}
+    assert kept["pieces"] == {str(id): f"<{id}>" for id in used}
+    assert kept["tokenizer"] == "ab"
+    assert ENCODING.vocabulary is not None
+    assert kept["undo_table"] == ENCODING.vocabulary.table.to_json()
+
+
+CANDIDATES = dataclasses.replace(ENCODING, tokenizer="tok-1")
+
+
+def with_file(path: Path, tokenizer: str = "tok-1") -> UndoData:
+    wrong = Candidate(MERGED.encode(ANSWER.replace("72", "73")), correct=False)
+    right = Candidate(MERGED.encode(ANSWER), correct=True)
+    answers = [("train-0", [wrong, right]), ("train-1", [right]), ("train-2", [])]
+    write_candidates(path, answers, tokenizer=tokenizer, facts={"model": "m"})
+    return UndoData(strategy="own_samples", options={"candidates": str(path)})
+
+
+def test_rows_from_candidates(tmp_path: Path) -> None:
+    undo = with_file(tmp_path / "own.jsonl")
+    manifest = make(tmp_path, EXAMPLES[:4], undo, encoding=CANDIDATES)
+    (row,) = load_rows(tmp_path)
+    assert row.id == "train-0"
+    assert manifest.rows_with_undo == 1
+    assert manifest.refusals == {"no_mistake": 3}
+    assert [line["reason"].split("got ")[1] for line in refused(tmp_path)] == ["1, all of them correct", "none", "none"]
+    facts = manifest.settings["candidates"]
+    digest = hashlib.sha256((tmp_path / "own.jsonl").read_bytes()).hexdigest()
+    assert facts == {"sha256": digest, "questions": 3, "answers": 3, "wrong": 1}
+    keeping = dataclasses.replace(undo, options=undo.options | {"min_errors_per_answer": 0})
+    assert make(tmp_path, EXAMPLES[:4], keeping, encoding=CANDIDATES).rows == 4
+
+
+def test_candidates_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    undo = with_file(tmp_path / "own.jsonl", "tok-2")
+    with pytest.raises(DataError, match=r"ids of the tokenizer tok-1…, got tok-2…; .*--sample N"):
+        make(tmp_path, undo=undo, encoding=CANDIDATES)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "empty file"),
+        (["{"], "1: expected one JSON object"),
+        (['{"id": "a", "answers": []}'], "1: expected a first line with kind 'candidates'"),
+        ([HEAD, "[]"], "2: expected .*got no id"),
+        ([HEAD, '{"id": "a"}'], "2: expected .*got no list of answers"),
+        ([HEAD, '{"id": "a", "answers": [{"ids": [1.5]}]}'], "2: expected .*got an answer without token ids"),
+        ([HEAD, '{"id": "a", "answers": [{"ids": [true]}]}'], "2: expected .*got an answer without token ids"),
+        ([HEAD, '{"id": "a", "answers": [{"ids": [1], "correct": "no"}]}'], "2: expected .*got 'no' as verdict"),
+        ([HEAD, '{"id": "a", "answers": []}', '{"id": "a", "answers": []}'], "3: expected one line per question"),
+    ],
+)
+def test_broken_files_of_candidates(tmp_path: Path, lines: list[str], reason: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=f"own.jsonl:?.*{reason}"):
+        read_candidates(path, tokenizer="tok-1")
+    with pytest.raises(DataError, match="expected a file of candidates"):
+        read_candidates(tmp_path / "none.jsonl", tokenizer="tok-1")
+
+
+def test_candidates_come_back_as_written(tmp_path: Path) -> None:
+    answers = {"a": (Candidate((1, 2), True), Candidate((), False), Candidate((3,))), "b": ()}
+    write_candidates(tmp_path / "c", answers.items(), tokenizer="t")
+    assert read_candidates(tmp_path / "c", tokenizer="t").answers == answers
+
+
 def test_same_settings_same_bytes(tmp_path: Path) -> None:
     first, again = make(tmp_path / "a"), make(tmp_path / "b")
     assert first == again
@@ -143,13 +242,19 @@ def test_evaluation_questions_are_refused(tmp_path: Path) -> None:
     evaluation = [
         Example("test-0", "HOW many\n clips  in 3 days? ", "another answer"),
         Example("test-1", "How many clips in 5 days? Natalia", ANSWER.removeprefix("Natalia ")),
-        Example("test-2", "something else", ANSWER),
+        Example("test-2", "something else", "So it is 72.\n#### 72"),
     ]
-    manifest = make(tmp_path, evaluation=evaluation)
+    manifest = make(tmp_path, evaluation=evaluation, in_a_row=False)
     assert [(line["id"], line["kind"]) for line in refused(tmp_path)] == [("train-3", "leak"), ("train-5", "leak")]
     assert "test-0" in refused(tmp_path)[0]["reason"]
     assert "test-1" in refused(tmp_path)[1]["reason"]
     assert manifest.refusals == {"leak": 2}
+
+
+def test_thirteen_words_in_a_row_of_an_evaluation_answer_are_refused(tmp_path: Path) -> None:
+    manifest = make(tmp_path, [*EXAMPLES[:3], Example("train-x", "Why?", "So.")], evaluation=[Example("t", "", ANSWER)])
+    assert manifest.refusals == {"leak": 3}
+    assert "13 words in a row of the answer of item t: 'natalia sold 48 2" in refused(tmp_path)[0]["reason"]
 
 
 def test_examples_without_a_question_are_told_apart_by_their_answer(tmp_path: Path) -> None:
