@@ -278,12 +278,21 @@ def _model_spec(model: Model) -> dict[str, Any]:
 
 
 def _undo_spec(undo: UndoData | None) -> dict[str, Any] | None:
-    """Return the undo settings; an option that is a file counts by its content."""
+    """Return the undo settings, the strategy's defaults written out: with another default a row would be another.
+
+    An option that is a file counts by its content.
+    """
     if undo is None:
         return None
+    fields = dataclasses.fields(catalog.plugin("augment", undo.strategy))
+    defaults = {
+        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        for item in fields
+        if item.name not in undo.options
+    }
     options = {
         key: fingerprint(Path(value)) if isinstance(value, str) and Path(value).is_absolute() else value
-        for key, value in undo.options.items()
+        for key, value in {**defaults, **undo.options}.items()
     }
     plain: dict[str, Any] = _plain(dataclasses.replace(undo, options=options))
     return plain
