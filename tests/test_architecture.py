@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": {"errors"},
     # the experiment file, what it needs and what it will do
     "lm_eval_files": set(),
+    "lm_eval_metrics": set(),
     "prompt_checks": BOTTOM,
     "located": BOTTOM,
     "identity": BOTTOM | {"config", "lm_eval_files"},
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ngrams": set(),
     "scoring": BOTTOM | {"metrics"},
     # results of other tools
-    "importers": BOTTOM,
+    "importers": BOTTOM | {"lm_eval_metrics"},
     "handkept_page": BOTTOM | {"importers"},
     "foreign_scores": BOTTOM | {"importers", "metrics", "prompt_checks", "scoring"},
     "importing": BOTTOM | {"foreign_scores", "handkept_page", "identity", "importers", "store"},
@@ -62,13 +63,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompts": BOTTOM | {"models"},
     "loading": BOTTOM | {"models", "store"},
     "train": BOTTOM | {"loading", "store"},
-    "data": BOTTOM | {"augment", "config", "datasets", "store"},
+    "data": BOTTOM | {"augment", "config", "datasets", "definitions", "store"},
     "evaluate": BOTTOM
-    | {"augment", "config", "data", "engine", "identity", "job", "lm_eval_files", "loading", "metrics", "models"}
+    | {
+        "augment",
+        "config",
+        "data",
+        "engine",
+        "identity",
+        "job",
+        "lm_eval_files",
+        "lm_eval_metrics",
+        "loading",
+        "metrics",
+        "models",
+    }
     | {"prompt_checks", "prompts", "store"},
     # carrying experiments out
     "job": BOTTOM | {"config", "identity", "store"},
-    "methods": BOTTOM | {"augment", "config", "data", "evaluate", "identity", "job", "store", "train"},
+    "methods": BOTTOM
+    | {"augment", "config", "data", "definitions", "engine", "evaluate", "identity", "job", "store", "train"},
     "worker": BOTTOM | {"executors", "identity", "job", "store"},
     "executors": BOTTOM | {"job", "store", "worker"},
     "runner": BOTTOM | {"config", "executors", "identity", "job", "report", "store"},

@@ -26,6 +26,8 @@ MARKED = "#### "
 """Stands before the final answer in GSM8K's references."""
 BARE = re.compile(r"\s*-?[$0-9.,]+\s*")
 """A reference that is nothing but a final answer."""
+WORDED_SHARE = 0.1
+"""Share of references that must be texts for BLEU and ROUGE to say anything."""
 GSM8K_TRAINING = 7473
 """Questions in GSM8K's training split."""
 
@@ -64,9 +66,14 @@ def score(
     warnings = [*found.warnings, *warnings_of(found, look, options)]
     values = score_items(found, look, keep, processes, progress or (lambda name, done, total: None), warnings)
     verified: tuple[str, ...] = ()
-    if found.expected is None or look.n == found.expected:
+    if complete(found, look):
         values, verified = merged(values, found, look, warnings)
     return Scored(found, look.n, values, tuple(dict.fromkeys(warnings)), verified)
+
+
+def complete(found: Found, look: Look) -> bool:
+    """Say whether all answers are there, as far as that is known."""
+    return not found.partial and (found.expected is None or look.n == found.expected)
 
 
 @dataclass
@@ -80,6 +87,8 @@ class Look:
     """References that are nothing but a final answer."""
     trained_on: int = 0
     """Items whose question or reference is in the training rows the user gave."""
+    worded: int = 0
+    """References of three words or more."""
     labels_with_undo: int = 0
     answers_with_undo: int = 0
     prompt_0: str = ""
@@ -100,6 +109,7 @@ def look_at(found: Found, options: Options) -> Look:
             look.n += 1
             look.marked += MARKED in sample.label
             look.bare += BARE.fullmatch(sample.label) is not None
+            look.worded += len(sample.label.split(None, 3)) >= 3
             look.trained_on += _is_among(sample, options.trained_on)
             look.labels_with_undo += options.has_undo(sample.label)
             look.answers_with_undo += options.has_undo(sample.predict)
@@ -201,7 +211,8 @@ def score_items(
     for name, column in columns.items():
         judged = [None if math.isnan(score) else score for score in column]
         if any(score is not None for score in judged):
-            values[name] = _of_tool(judged, found.item_definitions[name])
+            definition = found.item_definitions[name] or values[name].definition
+            values[name] = _of_tool(judged, definition)
     for name, count in differing.items():
         if count:
             warnings.append(
@@ -224,11 +235,14 @@ def _skipped(found: Found, look: Look) -> dict[str, str]:
             "marker stands before it, name it with --marker"
         )
         reasons = dict.fromkeys((STRICT, FLEXIBLE), reason)
-    if found.text_reason is not None:
+    text_reason = found.text_reason
+    if text_reason is None and not found.texts_as_published and look.worded < WORDED_SHARE * look.n:
+        text_reason = "the references are final answers alone, there is no text to compare with"
+    if text_reason is not None:
         names = [name for measure in metrics.load_all() for name in measure.names]
-        reasons |= {name: found.text_reason for name in names if name.startswith(TEXTS_PREFIX)}
-        if found.exact_match is None or "likelihood" in found.text_reason:
-            reasons |= dict.fromkeys((STRICT, FLEXIBLE), found.text_reason)
+        reasons |= {name: text_reason for name in names if name.startswith(TEXTS_PREFIX)}
+        if "likelihood" in text_reason:
+            reasons |= dict.fromkeys((STRICT, FLEXIBLE), text_reason)
     return reasons
 
 
@@ -247,24 +261,26 @@ def merged(
 ) -> tuple[dict[str, MetricValue], tuple[str, ...]]:
     """Put computed and published values together: computed ones count, differences are said, the rest is explained."""
     values = dict(computed)
+    known = _definitions(found)
     verified = []
     padded = any(text.startswith("padding repeats") for text in warnings)
     for name, stated in found.published.items():
         mine = values.get(name)
         if mine is None or mine.value is None:
-            definition = stated.definition or _definitions().get(name, name)
+            definition = stated.definition or known.get(name, name)
             values[name] = replace(stated, definition=definition)
         elif stated.value is not None and math.isclose(mine.value, stated.value, rel_tol=1e-12, abs_tol=1e-9):
-            verified.append(name)
+            if not found.circular:
+                verified.append(name)
         elif stated.value is not None and not padded:
             warnings.append(f"{name}: published {stated.value:.10g}, recomputed from the answers {mine.value:.10g}")
     if not values:
         return {}, ()
-    if found.items is not None and found.expected is not None and look.n != found.expected:
-        why = f"{look.n} of {found.expected} answers are here"
+    if found.items is not None and not complete(found, look):
+        why = f"{look.n} of {found.expected or 'an unknown number of'} answers are here"
     else:
         why = "the files hold no answers"
-    for name, definition in _definitions().items():
+    for name, definition in known.items():
         if name not in values:
             reason = found.text_reason if found.text_reason and name.startswith(TEXTS_PREFIX) else why
             if found.exact_match is None and name in (STRICT, FLEXIBLE) and found.tool.startswith("lm-eval"):
@@ -273,5 +289,6 @@ def merged(
     return values, tuple(verified)
 
 
-def _definitions() -> dict[str, str]:
-    return {name: measure.definition[name] for measure in metrics.load_all() for name in measure.names}
+def _definitions(found: Found) -> dict[str, str]:
+    measures = metrics.load_all({"exact_match": dict(found.exact_match or {})})
+    return {name: measure.definition[name] for measure in measures for name in measure.names}

@@ -38,7 +38,11 @@ METRICS = {
 }  # fmt: skip
 """The page's columns; its BLEU and ROUGE are LLaMA-Factory's."""
 _LINK = re.compile(r"\[[^\[\]]{0,300}\]\(([^()\s]{1,1000})\)")
-_VALUE = re.compile(r"(-?\d{1,12}(?:\.\d{1,12})?)(?:\s*(?:±|\+/-|\+-)\s*(\d{1,12}(?:\.\d{1,12})?))?")
+_VALUE = re.compile(
+    r"(-?\d{1,12}(?:[.,]\d{1,12})?)\s*%?(?:\s*\(?\s*(?:±|\+/-|\+-)\s*(\d{1,12}(?:[.,]\d{1,12})?)\s*%?\s*\)?)?"
+)
+_NOTHING = {"", "-", "–", "—", "n/a", "na", "tbd", "?"}
+"""Cells that say that there is no value."""
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 
 
@@ -58,8 +62,16 @@ class Row:
     links: tuple[str, ...] = ()
     values: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
+    doubts: tuple[str, ...] = ()
+    """Cells that cannot be read, and what the page says twice in different ways."""
+
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "links": list(self.links), "values": {name: list(v) for name, v in self.values.items()}}
+        return {
+            **vars(self),
+            "links": list(self.links),
+            "doubts": list(self.doubts),
+            "values": {name: list(v) for name, v in self.values.items()},
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> Row | None:
@@ -70,7 +82,8 @@ class Row:
             }
             texts = {key: str(value[key]) for key in ("id", "model", "dataset", "method", "config", "status", "start",
                                                       "end", "notes")}  # fmt: skip
-            return cls(**texts, links=tuple(map(str, value["links"])), values=values)
+            doubts = tuple(map(str, value.get("doubts", ())))
+            return cls(**texts, links=tuple(map(str, value["links"])), values=values, doubts=doubts)
         except (TypeError, KeyError, ValueError, AttributeError, IndexError):
             return None
 
@@ -83,6 +96,9 @@ class Row:
         known = self.linked_dates() | ({day} if (day := _date(started or "")) is not None else set())
         for name, text in (("start", self.start), ("end", self.end)):
             stated = _date(text)
+            if text and (stated is None or stated > date.today()):
+                yield f"wrong date: the page says {name} {shortened(text, 40)}, which is no day that has been"
+                continue
             if stated is not None and known and min(abs((stated - day).days) for day in known) > 1:
                 files = ", ".join(sorted(day.isoformat() for day in known))
                 yield f"wrong date: the page says {name} {stated}, the files say {files}"
@@ -147,8 +163,8 @@ def experiments(page: Path, rows: Sequence[Row], found: Sequence[Found]) -> list
 
 
 def _from_page(page: Path, row: Row, doubtful: bool) -> Found:
-    warnings = [*row.contradictions()]
-    if not warnings and doubtful and (row.start or row.end):
+    warnings = [*row.doubts, *row.contradictions()]
+    if not any("date" in text for text in warnings) and doubtful and (row.start or row.end):
         warnings.append(
             f"date not certain: the page says {row.start or row.end}, no file shows it, and others there are wrong"
         )
@@ -157,7 +173,7 @@ def _from_page(page: Path, row: Row, doubtful: bool) -> Found:
         warnings.append(f"samples missing: the numbers are the page's and cannot be checked{shortened(linked, 300)}")
     days = row.linked_dates()
     day = min(days).isoformat() if days else None
-    start = day or ("" if warnings and "date" in warnings[0] else row.start)
+    start = day or ("" if any("date" in text for text in warnings) else row.start)
     values = {}
     for name, (value, error) in row.values.items():
         values[name], fact = _value(row, value, error)
@@ -189,7 +205,9 @@ def _value(row: Row, value: float, error: float | None) -> tuple[MetricValue, li
         p = right / GSM8K_TEST
         fits = 0 <= p <= 1 and abs(100 * p - value) < 0.006
         if fits and abs(100 * (p * (1 - p) / (GSM8K_TEST - 1)) ** 0.5 - error) < 0.006:
-            made = importers.published(100 * p, None, GSM8K_TEST, "", f"{why}; it fits {right:,} of {GSM8K_TEST:,}")
+            made = importers.published(
+                100 * p, None, GSM8K_TEST, "", f"{why}; it fits {right:,} of {GSM8K_TEST:,}", share=True
+            )
             return replace(made, value=value), []
     if error == 0 and 0 < value < 100:
         return importers.published(value, None, None, "", why), ["a standard error of 0 on the page cannot be"]
@@ -218,16 +236,35 @@ def _take(header: Sequence[str], cells: Sequence[str], rows: dict[str, Row]) -> 
     changes: dict[str, Any] = {}
     values = dict(row.values)
     links = list(row.links)
+    doubts = list(row.doubts)
     for name, cell in given.items():
         key = COLUMNS.get(name)
         links += [_target(match) for match in _LINK.findall(cell)][:20]
-        if name in METRICS and (match := _VALUE.fullmatch(_plain(cell))):
-            values[METRICS[name]] = (float(match[1]), float(match[2]) if match[2] else None)
-        elif key in ("id", "links", None) or cell in ("", "-"):
+        text = shortened(_plain(cell), 300)
+        if text.casefold() in _NOTHING or key in ("id", "links"):
             continue
+        if name in METRICS:
+            found = _number(text)
+            if found is None:
+                doubts.append(f"{name}: the page says {shortened(text, 40)!r}, which is no score between 0 and 100")
+            elif values.setdefault(METRICS[name], found) != found:
+                doubts.append(f"{name}: the page says both {values[METRICS[name]][0]:g} and {found[0]:g} for this id")
         elif key is not None and not getattr(row, key):
-            changes[key] = shortened(_plain(cell), 300)
-    rows[id] = replace(row, **changes, values=values, links=tuple(dict.fromkeys(links)))
+            changes[key] = text
+        elif key not in (None, "notes", "status") and getattr(row, str(key)) != text:
+            said = shortened(getattr(row, str(key)), 60)
+            doubts.append(f"{key}: the page says both {said!r} and {shortened(text, 60)!r} for this id")
+    changes |= {"links": tuple(dict.fromkeys(links)), "doubts": tuple(dict.fromkeys(doubts))[:20]}
+    rows[id] = replace(row, **changes, values=values)
+
+
+def _number(text: str) -> tuple[float, float | None] | None:
+    """Read `79.30 ± 1.12`, `79.3 %`, `79,3 (±1,1)`; None for anything else or beyond 0 to 100."""
+    match = _VALUE.fullmatch(text)
+    if match is None:
+        return None
+    value, error = (None if part is None else float(part.replace(",", ".")) for part in match.groups())
+    return (value, error) if value is not None and 0 <= value <= 100 else None
 
 
 def _detail(line: str, section: str, rows: dict[str, Row]) -> str:

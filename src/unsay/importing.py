@@ -21,7 +21,7 @@ from typing import Any
 
 from unsay import catalog
 from unsay.errors import StoreError, UnsayError
-from unsay.foreign_scores import Look, Progress, look_at, merged, score_items, warnings_of
+from unsay.foreign_scores import Look, Progress, complete, look_at, merged, score_items, warnings_of
 from unsay.handkept_page import Row, files_of
 from unsay.identity import sha256_of
 from unsay.importers import (
@@ -33,11 +33,14 @@ from unsay.importers import (
     Item,
     Options,
     Refused,
+    document,
     keys_of,
+    lines,
     place_names,
     regular,
     sha256,
     shortened,
+    yaml_mapping,
 )
 from unsay.records import Attempt, ExperimentRecord, ItemScores, MetricValue, next_id
 from unsay.store import layout, read, write
@@ -47,10 +50,11 @@ FORMAT = 1
 """Version of what is taken over from foreign files: raised, everything imported again replaces what was there."""
 PASSED_OVER = {".git", ".venv", "node_modules", "__pycache__", layout.SUPERSEDED}
 FAMILIES = (
-    "bloom", "deepseek", "falcon", "gemma", "glm", "gpt2", "gpt-2", "granite", "llama", "mistral", "mixtral", "olmo",
-    "opt", "phi", "pythia", "qwen", "smollm", "t5", "tinyllama", "vicuna", "yi",
-)  # fmt: skip
-_FAMILY = re.compile(rf"(?<![a-z])({'|'.join(map(re.escape, FAMILIES))})(?![a-z])")
+    *("bloom", "deepseek", "falcon", "gemma", "gpt-?2", "granite", "llama", "mistral", "mixtral", "olmo", "pythia"),
+    *("qwen", "smollm", "tinyllama", "vicuna", r"(?:glm|opt|phi|t5|yi)[-_]?\d"),
+)
+"""Model families as they stand in names; short words count only with a number, as they name folders too."""
+_FAMILY = re.compile(rf"(?<![a-z])({'|'.join(FAMILIES)})(?![a-z])")
 _TOOL_NAMES = re.compile(r"llama[-_ .]?(?:factory|cpp|board)|llamafactory")
 
 
@@ -74,6 +78,8 @@ class Outcome:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
+    record: ExperimentRecord | None = None
+    """As it now is in the lab."""
 
 
 # -- finding ----------------------------------------------------------------------
@@ -98,8 +104,8 @@ def collect(paths: Sequence[Path], options: Options) -> Collected:
     for file in files:
         if file.path in settled or not (file.named or file.path in claimed):
             continue
-        if file.path in claimed and not file.named and file.name == "adapter_config.json":
-            continue  # an adapter is no result; it only says more about one beside it
+        if not file.named and (file.name == "adapter_config.json" or file.path.suffix in (".yaml", ".yml")):
+            continue  # no result by itself; it only says more about one
         refused.append(Refused(file.path, _what_is_wrong(file)))
     once = {each.path: each for each in reversed(refused)}
     return Collected(tuple(found), tuple(each for each in refused if once[each.path] is each), len(files))
@@ -131,16 +137,20 @@ def _walk(folder: Path) -> Iterator[File]:
 
 def _what_is_wrong(file: File) -> str:
     wanted = (
-        "expected lm-eval's results or samples, LLaMA-Factory's predictions, scores or logs, or a list of solutions"
+        "expected lm-eval's results or samples, LLaMA-Factory's predictions, scores, logs or configuration, or JSON "
+        "Lines with answers and references"
     )
-    from unsay.importers import document, first_line
-
+    hint = ". If answer and reference have other names, say which: --predict KEY --label KEY"
     try:
-        value = first_line(file.path) if file.path.suffix == ".jsonl" else document(file.path)
+        if file.path.suffix in (".yaml", ".yml"):
+            value: Any = yaml_mapping(file.path)
+        elif file.path.suffix == ".json":
+            value, hint = document(file.path), ""
+        else:
+            value = next((line for _, line in lines(file.path)), {})
     except ForeignError as error:
-        return str(error)
-    got = keys_of(value) if isinstance(value, dict) else "something else"
-    return f"{wanted}, got {got}"
+        return f"{wanted}; {error}"
+    return f"{wanted}, got {keys_of(value) if isinstance(value, dict) else 'something else'}{hint}"
 
 
 # -- taking over ------------------------------------------------------------------
@@ -171,7 +181,7 @@ def put(
                 originals = [_original(path) for path in each.files]
                 identity = _identity(each, originals, options)
                 if identity in seen:
-                    yield Outcome(each, "unchanged", *placed.where(identity))
+                    yield placed.unchanged(each, identity, originals)
                     continue
                 seen.add(identity)
                 yield placed.take_over(each, originals, identity, options, processes, tell)
@@ -214,9 +224,26 @@ class _Placed:
             entry.record.identity: entry for entry in self.entries if entry.record and entry.record.imported
         }
 
-    def where(self, identity: str) -> tuple[str, str]:
-        entry = self.by_identity.get(identity)
-        return (entry.record.id if entry.record else "", entry.relative) if entry else ("", "")
+    def unchanged(self, found: Found, identity: str, originals: Sequence[Mapping[str, Any]]) -> Outcome:
+        """Return what is there already; originals that moved are found again."""
+        entry = self.by_identity[identity]
+        record = entry.record
+        assert record is not None
+        assert record.imported is not None
+        listed: list[dict[str, Any]] = record.imported.get("files") or []
+        moved = not all(Path(str(each.get("path"))).is_file() for each in listed)
+        if moved and {each.get("path") for each in listed} != {each["path"] for each in originals}:
+            record = replace(record, imported={**record.imported, "files": [dict(each) for each in originals]})
+            with write.lock(entry.folder):
+                write.write_json(entry.folder / layout.EXPERIMENT, record.to_json())
+            self._remember(replace(entry, record=record))
+            return Outcome(found, "updated", record.id, entry.relative, warnings=record.warnings, record=record)
+        return Outcome(found, "unchanged", record.id, entry.relative, warnings=record.warnings, record=record)
+
+    def _remember(self, entry: Entry) -> None:
+        self.entries = [each for each in self.entries if each.folder != entry.folder] + [entry]
+        if entry.record is not None:
+            self.by_identity[entry.record.identity] = entry
 
     def take_over(
         self,
@@ -231,7 +258,7 @@ class _Placed:
         known = self.by_identity.get(identity)
         if known is not None and known.record is not None and known.record.status == found.status:
             if row is None or found.tool == "page" or known.record.facts.get("page") == row.to_json():
-                return Outcome(found, "unchanged", known.record.id, known.relative)
+                return self.unchanged(found, identity, originals)
             return self._name(known, known.record, found, row)
         earlier = known or self._earlier(found, row)
         found, noted = _with_row(found, row)
@@ -254,10 +281,9 @@ class _Placed:
                 raise
             finally:
                 entry = Entry(folder, folder.relative_to(self.lab).as_posix(), record)
-                self.entries = [each for each in self.entries if each.folder != folder] + [entry]
-                self.by_identity[identity] = entry
+                self._remember(entry)
         did = "added" if earlier is None else "updated"
-        return Outcome(found, did, id, entry.relative, warnings=record.warnings, verified=verified)
+        return Outcome(found, did, id, entry.relative, warnings=record.warnings, verified=verified, record=record)
 
     def _name(self, known: Entry, record: ExperimentRecord, found: Found, row: Row) -> Outcome:
         """Give an experiment that is there already what a hand-kept page says of it: id, notes, names."""
@@ -277,10 +303,8 @@ class _Placed:
         )
         with write.lock(known.folder):
             write.write_json(known.folder / layout.EXPERIMENT, named.to_json())
-        entry = replace(known, record=named)
-        self.entries = [entry if each.folder == known.folder else each for each in self.entries]
-        self.by_identity[record.identity] = entry
-        return Outcome(found, "updated", row.id, known.relative, warnings=named.warnings)
+        self._remember(replace(known, record=named))
+        return Outcome(found, "updated", row.id, known.relative, warnings=named.warnings, record=named)
 
     def _row(self, found: Found) -> Row | None:
         """Return the line of the page that is about this experiment: of this page or an earlier one."""
@@ -328,7 +352,7 @@ def _with_row(found: Found, row: Row | None) -> tuple[Found, tuple[str, ...]]:
     """Name an experiment as the hand-kept page does, and say where page and files contradict each other."""
     if row is None or found.tool == "page":
         return found, ()
-    said = list(row.contradictions(found.start))
+    said = [*row.doubts, *row.contradictions(found.start)]
     if row.model and found.model != UNKNOWN and not _same_model(row.model, found.model):
         said.append(f"misleading name: the page says model {row.model}, the files say {found.model}; the files count")
     elif row.model:
@@ -412,7 +436,7 @@ def _write(
 
             scored = score_items(found, look, keep, processes, tell, warnings)
         files = {"predictions": layout.PREDICTIONS, "scores": layout.SCORES}
-        if found.expected is None or look.n == found.expected:
+        if complete(found, look):
             values = scored
     elif "samples missing" not in " ".join(warnings) and found.published and found.tool != "page":
         warnings.append("samples missing: the published values cannot be checked")

@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Make experiments of results of lm-eval, LLaMA-Factory or a hand-kept page; the originals are not touched."""
     from unsay import handkept_page, importing
-    from unsay.errors import ConfigError
+    from unsay.errors import ConfigError, StoreError
     from unsay.importers import Options, texts_of
     from unsay.report import markdown
 
@@ -65,11 +65,17 @@ def command(
             found = [*collected.found, *more]
             made = importing.put(output_dir, found, options, page=rows, processes=processes, progress=tell)
             outcomes = list(made)
-    written = markdown.write_page(output_dir) if output_dir.is_dir() else None
+    written, refusal = None, None
+    try:
+        written = markdown.write_page(output_dir) if output_dir.is_dir() else None
+    except StoreError as error:  # the page that was kept by hand so far, for instance
+        refusal = str(error)
     if as_json:
         _lab.print_json(_document(outcomes, collected.refused, written))
     else:
         _print(outcomes, collected.refused, written)
+    if refusal is not None:
+        _lab.say(f"the experiments are in {output_dir}, but the page was not written: {refusal}")
     if collected.refused or any(one.did == "refused" for one in outcomes) or not (outcomes or rows):
         raise typer.Exit(1)
 
@@ -107,8 +113,8 @@ def _document(outcomes: list[Outcome], refused: tuple[Refused, ...], page: Path 
                 "tool": one.found.tool,
                 "files": [str(path) for path in one.found.files],
                 "part": one.found.part,
-                "model": one.found.model,
-                "dataset": one.found.dataset,
+                "model": (one.record or one.found).model,
+                "dataset": (one.record or one.found).dataset,
                 "verified": list(one.verified),
                 "warnings": list(one.warnings),
                 "error": one.error,
@@ -124,7 +130,8 @@ def _print(outcomes: list[Outcome], refused: tuple[Refused, ...], page: Path | N
     from unsay.report.escape import line, shortened
 
     for one in outcomes:
-        named = f"{one.found.model} on {one.found.dataset}, {one.found.method} {one.found.config}"
+        made = one.record or one.found
+        named = f"{made.model} on {made.dataset}, {made.method} {made.config}"
         checked = f"; as published: {', '.join(one.verified)}" if one.verified else ""
         print(line(f"{one.id or '-'}  {one.did:<9}  {shortened(named, 100)}  ({one.found.tool}{checked})"))
         if one.error:

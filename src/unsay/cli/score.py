@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from unsay.foreign_scores import Scored
 
 
+BESIDE = 2**24
+"""Bytes up to which a file beside the one to score is looked at."""
+
+
 def command(
     file: Annotated[Path, typer.Argument(help="Predictions, lm-eval samples, or any JSON Lines file.")],
     predict: Predict = "predict",
@@ -33,9 +37,14 @@ def command(
     from unsay.store import write
 
     options = Options(marker=marker, undo_token=undo_token, predict=predict, label=label)
-    collected = importing.collect([file], options)
-    if collected.refused or not collected.found:
-        reasons = "; ".join(each.reason for each in collected.refused) or "nothing in it can be scored"
+    # What lies beside a file says what it is: results, published scores, configuration.
+    others = file.absolute().parent.glob("*.json") if file.is_file() else ()
+    beside = [each for each in others if each.is_file() and each.stat().st_size < BESIDE]
+    collected = importing.collect([file, *beside], options)
+    mine = [each for each in collected.found if file.absolute() in each.files]
+    not_mine = [each for each in collected.refused if each.path == file.absolute()]
+    if not_mine or not mine:
+        reasons = "; ".join(each.reason for each in not_mine) or "nothing in it can be scored"
         raise DataError(f"{file}: {reasons}")
     scored: list[Scored] = []
     with ExitStack() as stack:
@@ -46,7 +55,7 @@ def command(
                 out.write(write.json_line(scores.to_json()))
 
         tell = stack.enter_context(progress())
-        for found in collected.found:
+        for found in mine:
             scored.append(foreign_scores.score(found, options, keep=keep, processes=processes, progress=tell))
     if as_json:
         _lab.print_json({"schema": 1, "file": str(file), "results": [_document(one) for one in scored]})

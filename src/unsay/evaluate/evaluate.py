@@ -369,8 +369,7 @@ def _scores(
     _check_exact_match(lines, exact.items, position)
     for name, reason in reading.reasons.items():
         exact.values[name] = metrics.missing(reading.definitions[name], reason)
-    source = str(reading.options["source"])
-    theirs = task_scores.score(lines, aggregated, position, source, aggregations(config), skip=reading.keys)
+    theirs = task_scores.score(lines, aggregated, position, config, aggregations(config), skip=reading.keys)
     return metrics.Scores(exact.items | other.items | theirs.items, exact.values | other.values | theirs.values)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
-from unsay import metrics
+from unsay import lm_eval_metrics, metrics
 from unsay.errors import EvaluationError
 from unsay.metrics.exact_match import FLEXIBLE, INVALID, STRICT
 from unsay.records import MetricValue
@@ -24,9 +24,6 @@ FILTERS = {"strict-match": STRICT, "flexible-extract": FLEXIBLE}
 """The filters of lm-eval whose exact match has a name of its own here."""
 BYPASS = "bypass"
 """A metric of lm-eval that stands for none."""
-UNSCALED = ", unscaled"
-"""Ends the definition of a value that is not on the scale of 0 to 100."""
-
 _SELECTED = {"strict-match": 0, "flexible-extract": -1}
 _MIRRORED = {"metric", "aggregation", "higher_is_better", "ignore_case", "regexes_to_ignore"}
 
@@ -95,7 +92,7 @@ def score(
     lines: Sequence[Mapping[str, Any]],
     aggregated: Mapping[str, Any],
     positions: Mapping[int, int],
-    source: str,
+    config: Mapping[str, Any],
     aggregations: Mapping[str, str],
     skip: Collection[str] = (),
 ) -> metrics.Scores:
@@ -104,6 +101,8 @@ def score(
     `aggregated` is lm-eval's results of the task, `aggregations` says how it sums up each metric. Raises
     EvaluationError where a mean over the items is not lm-eval's.
     """
+    task = str(config["task"])
+    source = f"lm-eval {task} v{version(config)}"
     logged: dict[str, dict[int, Any]] = {}
     for line in lines:
         for metric in line["metrics"]:
@@ -118,9 +117,8 @@ def score(
         known = [number for number in numbers.values() if number is not None]
         theirs, stderr = aggregated.get(key), aggregated.get(f"{metric}_stderr,{filter}")
         summed = _number(theirs)
-        fractions = bool(known) and all(0.0 <= number <= 1.0 for number in (*known, 0.0 if summed is None else summed))
-        scale = 100.0 if fractions else 1.0
-        definition = f"{source} {key}" + ("" if fractions else UNSCALED)
+        scale = lm_eval_metrics.scale(metric, task, (*known, *(() if summed is None else (summed,))))
+        definition = lm_eval_metrics.definition(source, metric, filter, config, scale)
         column = [None if (number := numbers.get(at)) is None else scale * number for at in range(len(positions))]
         how = aggregations.get(metric)
         if len(known) == len(found) and (how in (None, "mean")) and _is_mean(key, known, theirs, sure=how == "mean"):

@@ -134,8 +134,10 @@ class Found:
     exact_match_reason: str = "the task's way to find the final answer is not known"
     text_reason: str | None = None
     """Why BLEU and ROUGE say nothing here (the references are no texts); None where they do."""
+    texts_as_published: bool = False
+    """BLEU and ROUGE are what the tool itself publishes, whatever the references are."""
     item_definitions: Mapping[str, str] = field(default_factory=dict)
-    """Definition of every metric in `Item.scores`."""
+    """Definition of every metric in `Item.scores`; an empty one is that of the metric of this name here."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +151,10 @@ class Found:
     training: tuple[str, ...] = ()
     """Names of the training datasets, where known."""
     bos: str | None = None
+    partial: bool = False
+    """Answers are missing, however many there are: published values stand."""
+    circular: bool = False
+    """The published values were used to find the answers, which then cannot confirm them."""
 
 
 class Importer(Protocol):
@@ -410,18 +416,24 @@ def whole(value: object) -> int | None:
 
 
 def published(
-    value: float, stderr: float | None, n: int | None, definition: str, why: str, *, bounded: bool = True
+    value: float,
+    stderr: float | None,
+    n: int | None,
+    definition: str,
+    why: str,
+    *,
+    bounded: bool = True,
+    share: bool = False,
 ) -> MetricValue:
     """Make a metric value of a published one (0-100 where `bounded`): it could not be recomputed, `why` says so.
 
-    An empty `definition` stands for that of the metric of this name here.
-
-    Where the value is a whole number of right answers among n, the interval is Wilson's; else the normal one.
+    A `share` of right answers gets Wilson's interval and, where none was published, its standard error; other values
+    keep the published error and the normal interval. An empty `definition` stands for that of the metric of this name.
     """
     reasons = [why]
     low = high = None
     right = value * (n or 0) / 100
-    if bounded and n and abs(right - round(right)) < 1e-6 * n and 0 <= value <= 100:
+    if share and n and abs(right - round(right)) < 1e-6 and 0 <= value <= 100:
         estimate = stats.proportion(round(right), n)
         low, high = (None if end is None else 100 * end for end in (estimate.low, estimate.high))
         if stderr is None and estimate.stderr is not None:
@@ -440,6 +452,28 @@ def published(
     if stderr is None and n != 1:
         reasons.append("no standard error without items")
     return MetricValue(value, stderr, low, high, n or 0, definition, "; ".join(reasons))
+
+
+_NO_NAME = re.compile(r"checkpoint-\d+|[0-9a-f]{40}|snapshots|final|merged|best|last|model|hf|output|outputs|saves")
+_CHECKPOINT = re.compile(
+    r"(?:^|/)(?:checkpoint-\d+|[^/]*(?:sft|dpo|lora|finetun|fine-tun)[^/]*|saves|merged)(?:/|$)", re.IGNORECASE
+)
+
+
+def model_name(path: str) -> str:
+    """Return the name of a model from its hub id or folder; of `…/run/checkpoint-500` both parts."""
+    parts = [part for part in str(path).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    cached = next((part for part in parts if part.startswith("models--")), None)
+    if cached is not None:
+        return name_of(cached.split("--")[-1])
+    named = next((part for part in reversed(parts) if not _NO_NAME.fullmatch(part)), parts[-1] if parts else "")
+    step = next((part for part in reversed(parts) if re.fullmatch(r"checkpoint-\d+", part)), "")
+    return name_of(f"{named}-{step}" if step and step != named else named)
+
+
+def is_checkpoint(path: str) -> bool:
+    """Say whether a path looks like somebody's training, of which the name says nothing certain."""
+    return _CHECKPOINT.search(str(path).replace("\\", "/")) is not None
 
 
 def place_names(path: Path, above: int = 6) -> list[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unsay import importers
+from unsay import importers, lm_eval_metrics
 from unsay.importers import ForeignError, Item, Options, keys_of, name_of, number, shortened, whole
 from unsay.records import Sample
 
@@ -120,7 +120,7 @@ def _values(scan: Scan, line: Mapping[str, Any], place: int, filter_name: str) -
 def _settings_of_line(scan: Scan, line: Mapping[str, Any]) -> None:
     arguments = line.get("arguments")
     generation = _argument(arguments, 1)
-    scan.text = isinstance(generation, dict) or _answer(line) is not None
+    scan.text = isinstance(generation, dict)
     if isinstance(generation, dict):
         scan.sampled = is_sampled(generation)
         scan.max_new_tokens = whole(generation.get("max_gen_toks"))
@@ -197,8 +197,11 @@ def _repeats(line: Mapping[str, Any]) -> int:
     return max(1, len(first)) if isinstance(first, list) and all(isinstance(text, str) for text in first) else 1
 
 
-def items_of(scan: Scan, options: Options, scales: Mapping[str, float], names: Mapping[str, str]) -> Iterator[Item]:
-    """Read the texts: the first line of every document, with the scores of all its filters."""
+def items_of(scan: Scan, options: Options, scales: Mapping[str, tuple[str, float]]) -> Iterator[Item]:
+    """Read the texts: the first line of every document, with the scores of all its filters.
+
+    `scales` says which columns to give, under which name and times what.
+    """
     done: set[int] = set()
     for _, line in importers.lines(scan.path):
         doc_id = whole(line.get("doc_id"))
@@ -207,14 +210,12 @@ def items_of(scan: Scan, options: Options, scales: Mapping[str, float], names: M
         done.add(doc_id)
         place = scan.order[doc_id]
         scores = {}
-        for key, column in scan.columns.items():
-            if key in scales and not math.isnan(column[place]):
-                scores[names.get(key, key)] = column[place] * scales[key]
+        for key, (name, scale) in scales.items():
+            if not math.isnan(scan.columns[key][place]):
+                scores[name] = scan.columns[key][place] * scale
         doc = line.get("doc")
         doc = doc if isinstance(doc, dict) else {}
-        answer = doc.get("answer")
-        target = "" if line.get("target") is None else str(line["target"])
-        label = answer if isinstance(answer, str) and answer.strip() else target
+        label = lm_eval_metrics.reference(doc, "" if line.get("target") is None else str(line["target"]))
         sample = Sample(
             key=str(doc_id),
             question=_question(doc),

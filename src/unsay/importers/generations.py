@@ -19,7 +19,6 @@ from unsay.records import Sample
 QUESTIONS = ("question", "prompt", "problem")
 REFERENCES = ("gold_answer", "reference", "target", "answer", "label")
 ANSWERS = ("generated_text", "generation", "response", "output", "predict", "prediction")
-TEXTS = "the references are final answers only, there is no text to compare with"
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,6 @@ def _experiment(path: Path, document: Mapping[str, Any], options: Options) -> Fo
         items=_Stream(tuple(samples), options),
         expected=len(samples),
         exact_match={},
-        text_reason=TEXTS
-        if all(number(sample["reference"].replace(",", "")) is not None for sample in samples)
-        else None,
         item_definitions={"accuracy": "judgement published with the answers"} if judged else {},
         settings={"decode": decode} if decode else {},
         seed=whole(config.get("seed")) or 0,

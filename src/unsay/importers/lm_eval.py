@@ -7,14 +7,15 @@ bring them out again.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unsay import importers
+from unsay import importers, lm_eval_metrics
 from unsay.importers import (
     File,
     ForeignError,
@@ -35,11 +36,11 @@ STRICT, FLEXIBLE = "exact_match_strict", "exact_match_flexible"
 OURS = {"exact_match,strict-match": STRICT, "exact_match,flexible-extract": FLEXIBLE}
 """lm-eval's key of a metric to ours; others keep lm-eval's key."""
 NOT_METRICS = {"alias", "name", "sample_len", "samples", "sample_count", "n", "num_samples", " "}
-UNSCALED = ("perplexity", "bits_per_byte", "bleu", "chrf", "ter", "loglikelihood", "brier", "mcc", "rouge")
-"""Metrics whose own scale is kept; the others are fractions when they lie between 0 and 1."""
+NOT_A_MEAN = "it is not the mean of what was logged"
 MULTIPLE_CHOICE = "answers chosen by likelihood, not written: there is no text to score"
 
 GSM8K_FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+MOST_TASKS, MOST_METRICS = 10_000, 64
 KNOWN_PATTERNS = {
     r"#### (\-?[0-9\.\,]+)",
     r"The answer is (\-?[0-9\.\,]+).",
@@ -62,7 +63,10 @@ class LmEval:
             return True
         if file.path.suffix == ".json":
             return RESULTS.search(importers.head(file.path)) is not None
-        return file.path.suffix == ".jsonl" and b'"doc_id"' in importers.head(file.path)
+        if file.path.suffix != ".jsonl" or b'"doc_id"' not in importers.head(file.path):
+            return False
+        line = importers.first_line(file.path)
+        return line is not None and ("resps" in line or "filtered_resps" in line)
 
     def find(self, files: Sequence[File], options: Options) -> tuple[list[Found], list[Refused]]:
         mine = [file for file in files if self.claims(file)]
@@ -75,28 +79,29 @@ class LmEval:
                     scans.append(scan_samples(file.path))
                 except ForeignError as error:
                     refused.append(Refused(file.path, str(error)))
-        used: set[Path] = set()
+        runs: list[_Run] = []
         for file in mine:
-            if file.path.suffix != ".json":
-                continue
-            try:
-                document = importers.mapping(file.path)
-                if not isinstance(document.get("results"), dict):
-                    if NAMED.fullmatch(file.name):
+            if file.path.suffix == ".json":
+                try:
+                    document = importers.mapping(file.path)
+                    if isinstance(document.get("results"), dict):
+                        runs.append(_Run(file.path, document))
+                    elif NAMED.fullmatch(file.name):
                         raise ForeignError(f"expected lm-eval's key `results`, got {keys_of(document)}")
-                    continue
-                made = list(_experiments(file.path, document, scans, options))
+                except ForeignError as error:
+                    refused.append(Refused(file.path, str(error)))
+        paired = _pair(runs, scans)
+        for run in runs:
+            try:
+                made = list(_experiments(run, paired, options))
             except ForeignError as error:
-                refused.append(Refused(file.path, str(error)))
+                refused.append(Refused(run.path, str(error)))
                 continue
             if not made:
-                refused.append(Refused(file.path, "expected at least one task with a metric, got none"))
+                refused.append(Refused(run.path, "expected at least one task with a metric, got none"))
             found += made
-            used |= {path for each in made for path in each.files}
-        for scan in scans:
-            if scan.path not in used:
-                found.append(_orphan(scan, options))
-        return found, refused
+        used = {path for each in found for path in each.files}
+        return found + [_orphan(scan, options) for scan in scans if scan.path not in used], refused
 
 
 # -- one results file -------------------------------------------------------------
@@ -149,47 +154,83 @@ class _Run:
         return self.arguments.get("peft", "") or self.arguments.get("lora_local_path", "")
 
     def task_version(self, task: str) -> str:
-        config = self.part("configs").get(task)
-        metadata = config.get("metadata") if isinstance(config, dict) else None
+        metadata = self.config(task).get("metadata")
         for value in (self.part("versions").get(task), metadata.get("version") if isinstance(metadata, dict) else None):
             found = number(value)
             if found is not None:
                 return f"{found:g}"
         return "?"
 
+    @property
     def stamp(self) -> str:
         match = STAMP.search(self.path.name)
         return match[1] if match else ""
 
+    @property
+    def seed(self) -> int:
+        """The seed of sampled decoding, 0 where it is not written."""
+        config = self.part("config")
+        return whole(config.get("torch_seed")) or whole(config.get("random_seed")) or 0
 
-def _experiments(path: Path, document: Mapping[str, Any], scans: Sequence[Scan], options: Options) -> Iterator[Found]:
-    run = _Run(path, document)
+    def tasks(self) -> list[str]:
+        """The tasks that are no groups."""
+        return [
+            task for task, values in self.part("results").items() if isinstance(values, dict) and not self.members(task)
+        ]
+
+    def members(self, task: str) -> list[str]:
+        """The tasks of a group; none for a task."""
+        listed = self.part("group_subtasks").get(task)
+        return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+
+    def config(self, task: str) -> Mapping[str, Any]:
+        value = self.part("configs").get(task)
+        return value if isinstance(value, dict) else {}
+
+    def task_hash(self, task: str) -> str:
+        value = self.part("task_hashes").get(task)
+        return value if isinstance(value, str) else ""
+
+    def sizes(self, task: str, depth: int = 0) -> tuple[int | None, int | None]:
+        """How many documents were evaluated, and how many there are; of a group all of its tasks' together."""
+        members = self.members(task) if depth < 8 else []
+        if not members:
+            entry = self.part("n-samples").get(task)
+            entry = entry if isinstance(entry, dict) else {}
+            return whole(entry.get("effective")), whole(entry.get("original"))
+        inner = [self.sizes(member, depth + 1) for member in members[:MOST_TASKS]]
+        effective, original = ([size[which] for size in inner] for which in (0, 1))
+        return (
+            sum(size for size in effective if size is not None) if None not in effective else None,
+            sum(size for size in original if size is not None) if None not in original else None,
+        )
+
+
+def _experiments(run: _Run, paired: Mapping[tuple[Path, str], _Pairing], options: Options) -> Iterator[Found]:
     results = run.part("results")
-    if len(results) > 10_000:
-        raise ForeignError(f"expected at most 10,000 tasks, got {len(results)}")
-    groups = {name: members for name, members in run.part("group_subtasks").items() if isinstance(members, list)}
+    if len(results) > MOST_TASKS:
+        raise ForeignError(f"expected at most {MOST_TASKS:,} tasks, got {len(results):,}")
     for task, values in results.items():
         if isinstance(values, dict):
-            members = [member for member in groups.get(task, ()) if isinstance(member, str)]
-            made = _experiment(run, task, values, members, scans, options)
+            made = _experiment(run, task, values, paired.get((run.path, task)), options)
             if made is not None:
                 yield made
 
 
 def _experiment(
-    run: _Run, task: str, values: Mapping[str, Any], members: list[str], scans: Sequence[Scan], options: Options
+    run: _Run, task: str, values: Mapping[str, Any], pairing: _Pairing | None, options: Options
 ) -> Found | None:
-    stated = _stated(values)
+    stated, unread = _stated(values)
     if not stated:
         return None
-    config = run.part("configs").get(task)
-    config = config if isinstance(config, dict) else {}
-    effective, original = _sizes(run, task, members)
-    scan, complete = (None, False) if members else _samples_of(run, task, effective, stated, scans)
-    seen = {key: scan.extremes(key) if scan is not None else [] for key in stated}
-    scales = {key: _scale(key, [value, *seen[key]]) for key, (value, _) in stated.items()}
-    definitions = {key: _definition(run, task, key) + _unscaled(scales[key]) for key in stated}
-    warnings = list(_warnings(run, task, config, scan))
+    members = run.members(task)
+    config = run.config(task)
+    effective, original = run.sizes(task)
+    scan = pairing.scan if pairing is not None else None
+    complete = pairing is not None and pairing.complete
+    exact_match = _exact_match(run, task, config)
+    warnings = [*_warnings(run, task, scan), *(pairing.warnings if pairing is not None else ())]
+    warnings += [f"{key}: published {shortened(str(value), 40)}, which is no number" for key, value in unread.items()]
     if members:
         why = f"published by lm-eval for a group of {len(members)} tasks, whose samples are not pooled here"
     elif scan is None:
@@ -203,55 +244,91 @@ def _experiment(
         )
     else:
         why = "published by lm-eval"
-    settings = _settings(run, config, scan)
+    source = f"lm-eval {shortened(task, 60)} v{run.task_version(task)}"
     summary: dict[str, MetricValue] = {}
+    definitions: dict[str, str] = {}
+    scales: dict[str, float] = {}
     for key, (value, stderr) in stated.items():
-        scale = scales[key]
-        shown = None if stderr is None else stderr * scale
-        summary[OURS.get(key, key)] = importers.published(
-            value * scale, shown, effective, definitions[key], why, bounded=scale == 100.0
+        metric, _, filter_name = key.partition(",")
+        name = OURS.get(key, key)
+        scale = scales[name] = lm_eval_metrics.scale(metric, task, [value, *(scan.extremes(key) if scan else ())])
+        known = name in OURS.values() and exact_match is not None  # then it is the definition of ours
+        definition = "" if known else _definition(source, metric, filter_name, config, scale)
+        reason = _not_a_mean(scan, key, value) if scan is not None and complete else None
+        averaged = reason is None or (lm_eval_metrics.is_share(metric, task) and reason == NOT_A_MEAN)
+        if scan is not None and key in scan.columns and averaged:
+            definitions[name] = definition
+        summary[name] = importers.published(
+            value * scale,
+            None if stderr is None else stderr * scale,
+            effective,
+            definition,
+            why if reason is None else f"{why}; {reason}",
+            bounded=scale == 100.0,
+            share=lm_eval_metrics.is_share(metric, task) and not members,
         )
-        if scan is not None and complete:
-            mean = scan.mean(key)
-            if mean is not None and abs(mean - value) > 1e-9:
-                warnings.append(f"{key}: published {value!r}, but the mean over all samples is {mean!r}")
     facts: dict[str, Any] = {"task": task, "published": {key: value for key, (value, _) in stated.items()}}
     if members:
         facts["group"] = members[:200]
-    if scan is not None:
-        facts["samples"] = scan.documents
-        facts["samples_verified"] = "by hash" if complete and scan.task_hash == _task_hash(run, task) else "by name"
+    if pairing is not None:
+        facts |= {"samples": pairing.scan.documents, "samples_matched": pairing.how}
+    settings = _settings(run, task, config, scan)
     start, end = _times(run)
-    sampled = settings.get("decode", {}).get("do_sample")
+    sampled = bool(settings["decode"].get("do_sample"))
     if sampled:
         warnings.append("sampled decoding: another run of the same model gives other answers")
+    shots = settings["prompting"].get("num_fewshot")
     return Found(
         tool=run.tool,
         files=(run.path, *([scan.path] if scan else [])),
         part=task,
         model=options.model or _model_name(run),
         dataset=options.dataset or name_of(task),
-        method="sft" if run.adapter else "vanilla",
-        config=f"fewshot_{settings['prompting']['num_fewshot']}"
-        if "num_fewshot" in settings["prompting"]
-        else "lm_eval",
+        method=_method(run),
+        config="lm_eval" if shots is None else f"fewshot_{shots}",
         published=summary,
-        items=None if scan is None else _Stream(scan, options, scales),
+        items=None if scan is None else _Stream(scan, options, {name: scales[name] for name in definitions}),
         expected=effective if scan is not None else None,
+        partial=not complete,
         limit=effective if effective is not None and original is not None and effective < original else None,
-        exact_match=_exact_match(run, task, config, settings),
-        text_reason=None if scan is None or scan.text else MULTIPLE_CHOICE,
-        item_definitions={OURS.get(key, key): text for key, text in definitions.items()},
+        exact_match=exact_match,
+        text_reason=_no_text(config, scan),
+        item_definitions=definitions,
         settings=settings,
         versions=_versions(run),
         hardware=_hardware(run),
         start=start,
         end=end,
-        seed=0,
+        seed=run.seed if sampled else 0,
         warnings=tuple(warnings),
         facts=facts | ({"total": original} if original is not None else {}) | _model_facts(run),
         bos=_bos(run),
+        circular=pairing is not None and pairing.circular,
     )
+
+
+def _not_a_mean(scan: Scan, key: str, value: float) -> str | None:
+    """Say why a published value is not what averaging the samples gives; None where it is."""
+    column = scan.columns.get(key)
+    if column is None:
+        return None
+    missing = sum(map(math.isnan, column))
+    if missing:
+        return f"{missing} of {scan.documents} samples have no number for it"
+    mean = scan.mean(key)
+    return None if mean is not None and abs(mean - value) < 1e-9 else NOT_A_MEAN
+
+
+def _no_text(config: Mapping[str, Any], scan: Scan | None) -> str | None:
+    """Say why the answers are no texts; None where they are."""
+    written = config.get("output_type") in (None, "generate_until")
+    return None if scan is None or (scan.text and written) else MULTIPLE_CHOICE
+
+
+def _definition(source: str, metric: str, filter_name: str, config: Mapping[str, Any], scale: float) -> str:
+    if f"{metric},{filter_name}" in OURS:
+        return f"{source} {filter_name}{lm_eval_metrics.extraction(filter_name, config)}"
+    return lm_eval_metrics.definition(source, shortened(metric, 60), shortened(filter_name, 60), config, scale)
 
 
 @dataclass(frozen=True)
@@ -261,88 +338,80 @@ class _Stream:
     scan: Scan
     options: Options
     scales: Mapping[str, float]
+    """Of every metric whose value per item means something by itself, under its name here."""
 
     def __call__(self) -> Iterator[Item]:
-        return items_of(self.scan, self.options, self.scales, OURS)
+        names = {key: OURS.get(key, key) for key in self.scan.columns}
+        scales = {key: (name, self.scales[name]) for key, name in names.items() if name in self.scales}
+        return items_of(self.scan, self.options, scales)
 
 
-def _stated(values: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:
-    """Return value and standard error of every metric of a task, under lm-eval's key `metric,filter`."""
-    found: dict[str, tuple[float, float | None]] = {}
-    newer = any("," in key for key in values)
-    for key, value in values.items():
-        name, comma, filter_name = key.partition(",")
-        if name.endswith("_stderr") or key in NOT_METRICS or isinstance(value, bool | str) or len(key) > 200:
+# -- which samples belong to which results ----------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pairing:
+    """Samples of one task of a run; `how` they were found, and whether that already used the published values."""
+
+    scan: Scan
+    complete: bool
+    how: str
+    warnings: tuple[str, ...] = ()
+    circular: bool = False
+
+
+def _pair(runs: Sequence[_Run], scans: Sequence[Scan]) -> dict[tuple[Path, str], _Pairing]:
+    """Find the samples of every task: those beside it of the same moment; else those that can be no other run's.
+
+    lm-eval's hash covers documents, prompts and references, not the answers: two runs on one task share it. So samples
+    that lie elsewhere, or have another name, are taken only where they bring the published values out, no run lies
+    beside them, and no other run could claim them.
+    """
+    paired: dict[tuple[Path, str], _Pairing] = {}
+    for run in runs:
+        for task in run.tasks():
+            pairing = _beside(run, task, scans)
+            if pairing is not None:
+                paired[run.path, task] = pairing
+    taken = {pairing.scan.path for pairing in paired.values()}
+    for scan in scans:
+        if scan.path in taken:
             continue
-        shown = number(value)
-        if shown is None or bool(comma) != newer:
-            continue
-        error = number(values.get(f"{name}_stderr,{filter_name}" if comma else f"{name}_stderr"))
-        found[key if comma else f"{key},none"] = (shown, error)
-    return dict(list(found.items())[:64])
+        fitting = [
+            (run, task)
+            for run in runs
+            for task in run.tasks()
+            if run.task_hash(task) == scan.task_hash and (run.path, task) not in paired and _brings_out(run, task, scan)
+        ]
+        rivals = [other for other in scans if other.task_hash == scan.task_hash and other.path not in taken]
+        if len(fitting) == 1 and not any(_brings_out(*fitting[0], other) for other in rivals if other is not scan):
+            run, task = fitting[0]
+            said = (
+                f"misleading name: the samples file is called {shortened(scan.path.name, 60)}; it was matched to "
+                f"{shortened(task, 60)} by its hash and by the published values, which it therefore cannot confirm"
+            )
+            paired[run.path, task] = _Pairing(scan, True, "by hash and values", (said,), circular=True)
+    return paired
 
 
-def _scale(key: str, values: Iterable[float]) -> float:
-    """Return 100 for a metric that lm-eval states as a fraction, 1 for one with a scale of its own."""
-    own = any(word in key.partition(",")[0].casefold() for word in UNSCALED)
-    return 1.0 if own or not all(0 <= value <= 1 for value in values) else 100.0
-
-
-def _unscaled(scale: float) -> str:
-    return "" if scale == 100.0 else ", unscaled"
-
-
-def _sizes(run: _Run, task: str, members: Sequence[str]) -> tuple[int | None, int | None]:
-    """Return how many documents were evaluated, and how many there are."""
-    sizes = run.part("n-samples")
-
-    def of(name: str) -> tuple[int | None, int | None]:
-        entry = sizes.get(name)
-        entry = entry if isinstance(entry, dict) else {}
-        return whole(entry.get("effective")), whole(entry.get("original"))
-
-    if not members:
-        return of(task)
-    inner = [of(member) for member in members]
-    effective, original = ([size[which] for size in inner] for which in (0, 1))
-    return (
-        sum(size for size in effective if size is not None) if None not in effective else None,
-        sum(size for size in original if size is not None) if None not in original else None,
-    )
-
-
-def _samples_of(
-    run: _Run,
-    task: str,
-    effective: int | None,
-    stated: Mapping[str, tuple[float, float | None]],
-    scans: Sequence[Scan],
-) -> tuple[Scan | None, bool]:
-    """Find the samples of a task, and say whether they are all there."""
-    wanted = _task_hash(run, task)
-    same = [scan for scan in scans if wanted and scan.task_hash == wanted]
-    beside = [scan for scan in same if scan.path.parent == run.path.parent and scan.stamp == run.stamp()]
-    if beside:
-        return beside[0], True
-    # The hash covers documents, prompts and references, not the answers: two runs on one task share it. Elsewhere only
-    # samples that bring the published values out again are this run's.
-    fitting = [scan for scan in same if _brings_out(scan, stated)]
-    if fitting:
-        return min(fitting, key=lambda scan: scan.path.parent != run.path.parent), True
-    here = [
-        scan
-        for scan in scans
-        if scan.path.parent == run.path.parent and STAMP.sub("", scan.path.name) == f"samples_{_sanitized(task)}"
-    ]
-    timed = [scan for scan in here if scan.stamp == run.stamp()]
-    scan = timed[0] if timed else here[0] if len(here) == 1 and not run.stamp() else None
+def _beside(run: _Run, task: str, scans: Sequence[Scan]) -> _Pairing | None:
+    """Return the samples in the folder of a run that are of the same moment, by hash or else by name."""
+    wanted = run.task_hash(task)
+    here = [scan for scan in scans if scan.path.parent == run.path.parent]
+    same = [scan for scan in here if wanted and scan.task_hash == wanted and scan.stamp == run.stamp]
+    if same:
+        return _Pairing(same[0], True, "by hash")
+    named = [scan for scan in here if STAMP.sub("", scan.path.name) == f"samples_{_sanitized(task)}"]
+    timed = [scan for scan in named if scan.stamp == run.stamp]
+    scan = timed[0] if timed else named[0] if len(named) == 1 and not run.stamp else None
     if scan is None:
-        return None, False
-    complete = not wanted and effective is not None and scan.documents == effective
-    return scan, complete
+        return None
+    effective, _ = run.sizes(task)
+    return _Pairing(scan, not wanted and effective is not None and scan.documents == effective, "by name")
 
 
-def _brings_out(scan: Scan, stated: Mapping[str, tuple[float, float | None]]) -> bool:
+def _brings_out(run: _Run, task: str, scan: Scan) -> bool:
+    stated, _ = _stated(run.part("results")[task])
     means = {key: scan.mean(key) for key in stated if key in scan.columns}
     return bool(means) and all(mean is not None and abs(mean - stated[key][0]) < 1e-9 for key, mean in means.items())
 
@@ -351,20 +420,30 @@ def _sanitized(task: str) -> str:
     return re.sub(r"\W", "_", task)
 
 
-def _task_hash(run: _Run, task: str) -> str:
-    value = run.part("task_hashes").get(task)
-    return value if isinstance(value, str) else ""
+# -- what a results file says -----------------------------------------------------
 
 
-def _definition(run: _Run, task: str, key: str) -> str:
-    metric, _, filter_name = key.partition(",")
-    shown = shortened(task, 60)
-    if key in OURS:
-        return f"lm-eval {shown} v{run.task_version(task)} {filter_name}"
-    return f"lm-eval {shown} v{run.task_version(task)} {shortened(metric, 60)},{shortened(filter_name, 60)}"
+def _stated(values: Mapping[str, Any]) -> tuple[dict[str, tuple[float, float | None]], dict[str, Any]]:
+    """Return value and standard error of every metric, under lm-eval's key `metric,filter`; and what is no number."""
+    found: dict[str, tuple[float, float | None]] = {}
+    unread: dict[str, Any] = {}
+    newer = any("," in key for key in values)
+    for key, value in values.items():
+        name, comma, filter_name = key.partition(",")
+        if name.endswith("_stderr") or key in NOT_METRICS or isinstance(value, bool | str) or len(key) > 200:
+            continue
+        if not isinstance(value, int | float) or bool(comma) != newer or len(found) + len(unread) >= MOST_METRICS:
+            continue
+        shown = number(value)
+        error = number(values.get(f"{name}_stderr,{filter_name}" if comma else f"{name}_stderr"))
+        if shown is None:
+            unread[key] = value
+        else:
+            found[key if comma else f"{key},none"] = (shown, error)
+    return found, unread
 
 
-def _exact_match(run: _Run, task: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def _exact_match(run: _Run, task: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return how the task finds final answers, when its patterns are lm-eval's own; None otherwise."""
     patterns: dict[str, str] = {}
     filters = config.get("filter_list")
@@ -393,10 +472,10 @@ def _exact_match(run: _Run, task: str, config: Mapping[str, Any], settings: Mapp
     }
 
 
-def _settings(run: _Run, config: Mapping[str, Any], scan: Scan | None) -> dict[str, Any]:
+def _settings(run: _Run, task: str, config: Mapping[str, Any], scan: Scan | None) -> dict[str, Any]:
     """Return prompting and decoding with the keys of a native experiment, as far as the files tell."""
     prompting: dict[str, Any] = {}
-    shots = whole(run.part("n-shot").get(str(config.get("task"))))
+    shots = whole(run.part("n-shot").get(task))
     if shots is None:
         shots = whole(config.get("num_fewshot"))
     if shots is not None:
@@ -434,7 +513,7 @@ def _settings(run: _Run, config: Mapping[str, Any], scan: Scan | None) -> dict[s
     return {"prompting": prompting, "decode": decode}
 
 
-def _warnings(run: _Run, task: str, config: Mapping[str, Any], scan: Scan | None) -> Iterator[str]:
+def _warnings(run: _Run, task: str, scan: Scan | None) -> Iterator[str]:
     if run.document.get("chat_template") == "" and scan is not None and scan.chat:
         yield "the results name an empty chat template, but the prompts are chats: a server applied its own"
     if scan is not None:
@@ -444,17 +523,20 @@ def _warnings(run: _Run, task: str, config: Mapping[str, Any], scan: Scan | None
             yield f"{scan.wrong_hashes} sample lines have another reference than their hash says: they were changed"
         if scan.repeats > 1:
             yield f"up to {scan.repeats} answers per document; texts are scored on the first of each"
-        name = STAMP.sub("", scan.path.name).removeprefix("samples_")
-        if name not in (task, _sanitized(task)):
-            yield f"misleading name: the samples file is called {shortened(scan.path.name, 60)}, it holds {task}"
     if importers.UNDO_NAME.search(run.model_path) or importers.UNDO_NAME.search(run.adapter):
         yield "the model's name says that it takes tokens back: what it took back cannot be told from these files"
 
 
-def _model_name(run: _Run) -> str:
+def _method(run: _Run) -> str:
+    """Return `sft` with an adapter, `vanilla` for a model by its name, and unknown for somebody's checkpoint."""
     if run.adapter:
-        return f"{name_of(run.model_path)}+{name_of(run.adapter)}"
-    return name_of(run.model_path)
+        return "sft"
+    return importers.UNKNOWN if importers.is_checkpoint(run.model_path) else "vanilla"
+
+
+def _model_name(run: _Run) -> str:
+    base = importers.model_name(run.model_path)
+    return f"{base}+{importers.model_name(run.adapter)}" if run.adapter else base
 
 
 def _model_facts(run: _Run) -> dict[str, Any]:
@@ -512,27 +594,37 @@ def _bos(run: _Run) -> str | None:
 def _orphan(scan: Scan, options: Options) -> Found:
     """Samples without their results file: the scores are there, settings and model are not."""
     task = name_of(STAMP.sub("", scan.path.name).removeprefix("samples_").removesuffix(".jsonl"))
-    scales = {key: _scale(key, scan.extremes(key)) for key in scan.columns}
+    source = f"lm-eval {shortened(task, 60)} v?"
+    means = {key: key.partition(",") for key in scan.columns if lm_eval_metrics.is_share(key.partition(",")[0], task)}
+    scales = {
+        OURS.get(key, key): lm_eval_metrics.scale(m, task, scan.extremes(key)) for key, (m, _, _) in means.items()
+    }
+    definitions = {
+        name: _definition(source, m, f, {}, scales[name])
+        for key, (m, _, f) in means.items()
+        for name in [OURS.get(key, key)]
+    }
+    others = sorted(scan.columns.keys() - means.keys())
+    warnings = ["no results file of these samples: model, shots and whether all samples are here are unknown"]
+    if others:
+        warnings.append(f"{', '.join(others[:8])}: how lm-eval sums it up is not known without its results")
+    if scan.sampled:
+        warnings.append("sampled decoding: another run of the same model gives other answers")
     decode: dict[str, Any] = {"do_sample": scan.sampled} if scan.text else {}
     if scan.max_new_tokens is not None:
         decode["max_new_tokens"] = scan.max_new_tokens
-    named = f"lm-eval {shortened(task, 60)} v?"
     return Found(
         tool="lm-eval (version not written)",
         files=(scan.path,),
         part=task,
         model=options.model or importers.UNKNOWN,
         dataset=options.dataset or task,
-        method="vanilla",
+        method=importers.UNKNOWN,
         config="lm_eval",
         items=_Stream(scan, options, scales),
-        expected=None,
         text_reason=None if scan.text else MULTIPLE_CHOICE,
-        item_definitions={OURS.get(key, key): f"{named} {key}{_unscaled(scales[key])}" for key in scan.columns},
+        item_definitions=definitions,
         settings={"prompting": {"apply_chat_template": scan.chat}, "decode": decode},
-        warnings=(
-            "no results file beside the samples: model, shots and whether all samples are here are unknown",
-            *(["sampled decoding: another run of the same model gives other answers"] if scan.sampled else []),
-        ),
+        warnings=tuple(warnings),
         facts={"task": task, "samples": scan.documents},
     )

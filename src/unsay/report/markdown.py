@@ -347,7 +347,7 @@ def _details(row: Row, place: Path) -> list[str]:
         ("Dataset", esc(row.dataset)),
         ("Method", esc(_METHODS.get(row.method, row.method)) + (", on answers with undo" if _undone(record) else "")),
         ("Configuration", esc(row.config)),
-        ("Seed", str(row.seed)),
+        ("Seed", str(row.seed) if record.imported is None or row.seed else ""),
         ("Status", row.shown_status),
         ("Items", _n_of_total(row) if row.entry.limit is not None else str(tables.items_of(row)[0] or "")),
         ("Start", _clock(record.start)),
@@ -474,7 +474,7 @@ def _configurations(rows: Sequence[Row]) -> list[str]:
     ]
     others = sorted(c for c in used if c and not c.startswith(("fewshot_", "lora/train", "full/train")))
     if others:
-        lines.append(f"- Defined in experiment files: {', '.join(map(esc, others))}.")
+        lines.append(f"- Defined in experiment files, or by what was imported: {', '.join(map(esc, others))}.")
     return lines
 
 

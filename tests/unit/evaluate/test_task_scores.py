@@ -18,7 +18,7 @@ from unsay.evaluate.task_scores import read_exact_match, score
 from unsay.metrics import Scores
 from unsay.metrics.exact_match import FLEXIBLE, GSM8K_FLEXIBLE, GSM8K_IGNORED, GSM8K_STRICT, STRICT
 
-SOURCE = "lm-eval mine v2"
+CONFIG = {"task": "mine", "metadata": {"version": 2.0}}
 
 
 def logged(values: dict[str, list[Any]], filter: str = "none") -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def logged(values: dict[str, list[Any]], filter: str = "none") -> list[dict[str,
 
 def scored(values: dict[str, list[Any]], aggregated: dict[str, Any], how: dict[str, str] | None = None) -> Scores:
     lines = logged(values)
-    return score(lines, aggregated, {line["doc_id"]: line["doc_id"] for line in lines}, SOURCE, how or {})
+    return score(lines, aggregated, {line["doc_id"]: line["doc_id"] for line in lines}, CONFIG, how or {})
 
 
 def test_right_and_wrong_have_a_wilson_interval() -> None:
@@ -54,12 +54,12 @@ def test_fractions_have_lm_evals_mean_and_stderr(seed: int) -> None:
 
     rng = random.Random(seed)
     values = [rng.random() for _ in range(rng.randrange(2, 50))]
-    value = scored({"f": values}, {"f,none": mean(values)}, {"f": "mean"}).values["f,none"]
+    value = scored({"f1": values}, {"f1,none": mean(values)}, {"f1": "mean"}).values["f1,none"]
     assert (value.value, value.stderr) == pytest.approx((100 * mean(values), 100 * mean_stderr(values)))
     assert value.low is not None
     assert value.high is not None
     assert 0.0 <= value.low <= value.high <= 100.0
-    assert value.definition == "lm-eval mine v2 f,none"
+    assert value.definition == "lm-eval mine v2 f1,none"
 
 
 def test_other_numbers_keep_their_scale_and_say_so() -> None:
@@ -87,12 +87,12 @@ def test_another_aggregation_is_taken_over_with_what_is_known() -> None:
     }  # fmt: skip
     found = scored(values, theirs, {"f1": "f1", "middle": "median", "perplexity": "perplexity"})
     assert found.items == {
-        "f1,none": [None, None], "middle,none": [0.0, 100.0], "perplexity,none": [-2.0, -3.0],
+        "f1,none": [None, None], "middle,none": [0.0, 1.0], "perplexity,none": [-2.0, -3.0],
     }  # fmt: skip
     f1, middle, perplexity = found.values.values()
-    assert (f1.value, f1.stderr, f1.low, f1.reason) == (0.66, 0.1, None, "lm-eval sums it up by f1: no interval")
-    assert f1.definition.endswith(", unscaled")
-    assert (middle.value, middle.stderr) == (100.0, None)
+    assert (f1.value, f1.stderr, f1.low, f1.reason) == (66.0, 10.0, None, "lm-eval sums it up by f1: no interval")
+    assert middle.definition.endswith(", unscaled")
+    assert (middle.value, middle.stderr) == (1.0, None)
     assert middle.reason == "lm-eval sums it up by median: no interval, no standard error"
     assert (perplexity.value, perplexity.stderr) == (12.2, 1.5)
     json.dumps([value.to_json() for value in found.values.values()])
@@ -102,26 +102,26 @@ def test_a_metric_the_task_does_not_list_is_a_mean_where_it_is_one() -> None:
     assert scored({"x": [1, 0]}, {"x,none": 0.5}).values["x,none"].low is not None
     value = scored({"x": [1, 0]}, {"x,none": 0.9}).values["x,none"]
     assert (value.value, value.low, value.reason) == (
-        90.0, None, "lm-eval sums it up by a way of its own: no interval, no standard error",
+        0.9, None, "lm-eval sums it up by a way of its own: no interval, no standard error",
     )  # fmt: skip
 
 
 def test_what_lm_eval_could_not_compute_has_its_reason() -> None:
     found = scored({"x": [math.nan, 1.0]}, {"x,none": math.nan}, {"x": "mean"})
-    assert found.items["x,none"] == [None, 100.0]
+    assert found.items["x,none"] == [None, 1.0]
     assert (found.values["x,none"].value, found.values["x,none"].reason) == (None, "lm-eval's value is nan")
 
 
 def test_an_item_that_a_metric_left_out_has_no_score() -> None:
     found = scored({"all": [1, 1, 0], "some": [0, 1]}, {"all,none": 2 / 3, "some,none": 0.5}, {"some": "mean"})
-    assert found.items["some,none"] == [0.0, 100.0, None]
+    assert found.items["some,none"] == [0.0, 1.0, None]
     assert found.values["some,none"].n == 2
 
 
 def test_what_has_a_name_of_ours_is_left_to_it_and_bypass_is_no_metric() -> None:
     lines = logged({"exact_match": [1.0], "bypass": [0]}, "strict-match") + logged({"exact_match": [0.0]}, "other")
     theirs = {"exact_match,other": 0.0, "exact_match,strict-match": 1.0, "bypass,strict-match": 999}
-    found = score(lines, theirs, {0: 0}, SOURCE, {}, skip={"exact_match,strict-match"})
+    found = score(lines, theirs, {0: 0}, CONFIG, {}, skip={"exact_match,strict-match"})
     assert set(found.values) == {"exact_match,other"}
 
 

@@ -131,3 +131,48 @@ def test_rows_survive_json() -> None:
     row = handkept_page.Row("EXP-1", links=("a/b.json",), values={"bleu": (1.5, None), "x": (2.0, 0.5)})
     assert handkept_page.Row.from_json(json.loads(json.dumps(row.to_json()))) == row
     assert handkept_page.Row.from_json({"id": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("79.30 ± 1.12", (79.3, 1.12)), ("79.3%", (79.3, None)), ("79,3", (79.3, None)), ("**79.3** (±1.1)", (79.3, 1.1))],
+)
+def test_values_are_read_as_people_write_them(place: Path, cell: str, value: tuple[float, float | None]) -> None:
+    (place / "old.md").write_text(f"| ID | BLEU |\n|---|---|\n| A | {cell} |\n")
+    assert handkept_page.read_page(place / "old.md")[0].values == {"bleu4_lf": value}
+
+
+@pytest.mark.parametrize("cell", ["1e2", "103.2", "-5", "about 80", "80/100", "9" * 400])
+def test_values_that_cannot_be_are_named(place: Path, cell: str) -> None:
+    (place / "old.md").write_text(f"| ID | BLEU |\n|---|---|\n| A | {cell} |\n")
+    (row,) = handkept_page.read_page(place / "old.md")
+    assert row.values == {}
+    assert "which is no score between 0 and 100" in row.doubts[0]
+
+
+def test_what_a_page_says_twice_is_named(place: Path) -> None:
+    (place / "old.md").write_text("| ID | Model | BLEU |\n|---|---|---|\n| A | one | 5 |\n| A | two | 6 |\n")
+    (row,) = handkept_page.read_page(place / "old.md")
+    assert (row.model, row.values["bleu4_lf"][0]) == ("one", 5.0)
+    assert [text.split(":")[0] for text in row.doubts] == ["model", "bleu"]
+
+
+@pytest.mark.parametrize("day", ["03.01.2025", "2025-13-45", "2025/02/30", "2099-01-01"])
+def test_days_that_have_not_been_are_named(day: str) -> None:
+    assert any("no day that has been" in text for text in handkept_page.Row("A", start=day).contradictions())
+
+
+def test_the_page_that_stands_where_ours_would_be_is_left_and_said(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign.write_run(place / "outputs" / "m", 12, 7)
+    (place / "old.md").rename(place / "EXPERIMENTS.md")
+    before = (place / "EXPERIMENTS.md").read_bytes()
+    assert cli.main(["import", "outputs", "--page", "EXPERIMENTS.md"]) == 0
+    out, err = capsys.readouterr()
+    assert "EXP-001" in out
+    assert "wrong date" in out
+    assert "but the page was not written" in err
+    assert (place / "EXPERIMENTS.md").read_bytes() == before
+    assert cli.main(["report", "--page", "NEW.md"]) == 0
+    assert "EXP-003" in (place / "NEW.md").read_text()
