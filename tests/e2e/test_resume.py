@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from unsay import cli, config
 from unsay.data.build import load_manifest
@@ -212,8 +213,10 @@ QUICK_TRAINING = {
 }
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(lab: Lab) -> None:
-    lab.write({"method": "sft", "config": "quick"}, quick=QUICK_TRAINING)
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_killed_training_goes_on_from_its_checkpoint(lab: Lab, tuning: str) -> None:
+    training = QUICK_TRAINING | {"finetuning_type": tuning, "val_size": 0.1, "eval_steps": 10}
+    lab.write({"method": "sft", "config": "quick"}, quick=training)
     folder = lab.folders()[0]
     process = lab.start()
     wait_for(lambda: list(layout.train(folder).glob(f"{CHECKPOINT}*")), process)
@@ -226,9 +229,29 @@ def test_a_killed_training_goes_on_from_its_checkpoint(lab: Lab) -> None:
     results = read.read_json(layout.train(folder) / layout.TRAIN_RESULTS)
     assert 0 < results["resumed_from"] < results["steps"] == 60
     assert results["resumed_from"] % 5 == 0
-    log = (layout.train(folder) / layout.TRAINER_LOG).read_text().splitlines()
-    assert [json.loads(line)["current_steps"] for line in log] == list(range(1, 61))
     assert (layout.data(folder) / layout.ROWS).stat().st_mtime_ns == rows
+
+    # The same loss curve and the same weights as a training that nobody killed.
+    job = Job(config.load(lab.file, output_dir=lab.folder / "whole").experiments[0], lab.folder / "whole", device="cpu")
+    assert carry_out(job, lambda event: None).status == "completed"
+    assert read.read_json(layout.train(job.folder) / layout.TRAIN_RESULTS)["resumed_from"] == 0
+    resumed, whole = (curve(layout.train(each)) for each in (folder, job.folder))
+    assert [step for step, name, _ in whole if name == "loss"] == list(range(1, 61))
+    assert [step for step, name, _ in whole if name == "eval_loss"] == list(range(10, 61, 10))
+    assert [point[:2] for point in resumed] == [point[:2] for point in whole]
+    assert [point[2] for point in resumed] == pytest.approx([point[2] for point in whole], abs=1e-5)
+    name = "adapter_model.safetensors" if tuning == "lora" else "model.safetensors"
+    first, second = (load_file(layout.train(each) / name) for each in (folder, job.folder))
+    assert first.keys() == second.keys()
+    # The killed process ran on one core: another order of additions, the same weights but for rounding.
+    assert all((first[key] - second[key]).abs().max() < 1e-4 for key in first)
+
+
+def curve(folder: Path) -> list[tuple[int, str, float]]:
+    lines = [json.loads(line) for line in (folder / layout.TRAINER_LOG).read_text().splitlines()]
+    return [
+        (line["current_steps"], name, line[name]) for line in lines for name in ("loss", "eval_loss") if name in line
+    ]
 
 
 # -- running again ----------------------------------------------------------------
