@@ -321,7 +321,10 @@ def uncompared(entries: Iterable[Entry], metric: str = STRICT) -> list[tuple[Ent
 def headline(found: Sequence[Difference]) -> str:
     """Say in one sentence what differs beyond chance and what does not."""
     if not found:
-        return "No two experiments have finished on the same items yet, so nothing can be compared."
+        return (
+            "No two experiments have EM (strict) on the same items, so nothing is compared here; "
+            "`unsay compare` compares any two by every metric they share."
+        )
     metric = label(found[0].metric)
     names = short_names(found)
     if len(found) == 1:
@@ -395,13 +398,16 @@ def _groups(entries: Iterable[Entry], metric: str) -> tuple[list[list[Side]], li
     for entry in entries:
         if entry.record is None or not _completed(entry):
             continue
+        missing = (
+            f"no {label(metric)} per item; `unsay compare` compares it by other metrics, where it has them per item"
+        )
         try:
             run = compare.load(entry)
         except (StoreError, ValueError, OSError):
-            left.append((entry, f"no {label(metric)} per item on disk (scores.jsonl, or a samples file of lm-eval)"))
+            left.append((entry, missing))
             continue
         if metric not in run.scores:
-            left.append((entry, f"no {label(metric)} per item on disk (scores.jsonl, or a samples file of lm-eval)"))
+            left.append((entry, missing))
             continue
         scored = tuple(sorted((item, label) for item, (_, label) in run.items.items()))
         alike = groups.setdefault((entry.record.dataset, run.definition(metric), scored), [])

@@ -139,7 +139,7 @@ def test_two_equal_runs_do_not_differ(tmp_path: Path) -> None:
 
 
 def test_nothing_to_compare_is_said() -> None:
-    assert "nothing can be compared" in tables.headline([])
+    assert "nothing is compared here" in tables.headline([])
 
 
 def seeded(id: str, config: str, seed: int, right: float = 0.5) -> Arm:
