@@ -88,7 +88,10 @@ EVALUATION_ONLY = "gsmsymbolic"
 
 def never_trained_on(dataset: Dataset) -> str | None:
     """Say why a dataset must not be trained on, judged by its name and path; None when it may."""
-    for name in (dataset.name, dataset.path or "", dataset.task or ""):
+    where = dataset.path or ""
+    if dataset.is_local:  # what the data itself is called, not where somebody keeps all of his
+        where = "/".join(Path(where).parts[-2:] if Path(where).suffix else Path(where).parts[-1:])
+    for name in (dataset.name, where, dataset.task or ""):
         if EVALUATION_ONLY in re.sub(r"[\W_]", "", name.casefold()):
             return (
                 f"dataset {dataset.name!r} is GSM-Symbolic ({name}): its questions are GSM8K's test questions with "

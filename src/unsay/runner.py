@@ -118,6 +118,11 @@ def _carry_out(executor: Executor, job: Job, watcher: Watcher) -> Ended:
     return Ended(job.experiment, outcome.status, outcome.error, outcome.log)
 
 
+def register(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
+    """Give every experiment of the plan its id, as a run does first, and return the chosen ones with theirs."""
+    return _with_ids(plan, chosen)
+
+
 def _with_ids(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
     """Give every experiment of the plan its id, in file order, and leave a `pending` record for new ones."""
     with write.lock(plan.output_dir, wait=60.0):

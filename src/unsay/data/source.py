@@ -21,9 +21,13 @@ from typing import Any
 from unsay import catalog
 from unsay.config import Dataset
 from unsay.datasets import DatasetFormat
+from unsay.definitions import never_trained_on
 from unsay.errors import DataError
 from unsay.records import Example
 from unsay.store.write import write_text
+
+ORIGINAL = ("original_question", "original_answer", "original_id")
+"""GSM-Symbolic's columns with GSM8K's test questions and answers."""
 
 FOLDER = ".datasets"
 DEFAULT_FORMAT = GSM8K = "gsm8k"
@@ -45,6 +49,8 @@ class Source:
     files: dict[str, Path]
     hub: str | None
     answer: str | None = None
+    generated: bool = False
+    """Made by this package, its splits kept apart by how they are made."""
 
     def examples(self, split: str) -> Iterator[Example]:
         """Yield a split's questions in file order; raises DataError on a line that does not fit."""
@@ -88,6 +94,26 @@ def open_source(dataset: Dataset, output_dir: Path) -> Source:
     if source.task == GSM8K and not dataset.columns and not dataset.dev_share and "test" in files:
         return source
     return _normalised(source, dataset, output_dir)
+
+
+def training_examples(source: Source, dataset: Dataset) -> Iterator[Example]:
+    """Yield the questions to train on; raise DataError for data that is for evaluation only.
+
+    GSM-Symbolic is refused by name, and by the columns in which it keeps the questions of GSM8K's test split.
+    """
+    if (reason := never_trained_on(dataset)) is not None:
+        raise DataError(reason)
+    if dataset.path is not None:
+        path = Path(dataset.path)
+        files = _split_files(path) if path.exists() else {}
+        raw = read_jsonl(files["train"]) if "train" in files else iter(()) if files else _hub_lines(str(path), "train")
+        for number, line in raw:
+            if found := [key for key in ORIGINAL if key in line]:
+                raise DataError(
+                    f"{dataset.name}, line {number + 1}: expected questions to train on, got the column {found[0]!r} "
+                    "of GSM-Symbolic, whose questions are made from GSM8K's test questions; it is for evaluation only"
+                )
+    yield from source.examples("train")
 
 
 def _hub_lines(hub: str, split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -171,7 +197,7 @@ def _generated(dataset: Dataset, output_dir: Path) -> Source:
     folder = output_dir / FOLDER / dataset.name
     module.write(folder)
     files = {split: folder / f"{split}.jsonl" for split in ("train", "dev", "test")}
-    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), GSM8K, files, None)
+    return Source(dataset.name, _format(DEFAULT_FORMAT, {}), GSM8K, files, None, generated=True)
 
 
 def _split_files(path: Path) -> dict[str, Path]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from unsay import identity
-from unsay.augment import Answer, Vocabulary
 from unsay.config import Experiment
 from unsay.data import build
-from unsay.data.source import Source, open_source
-from unsay.errors import DataError, TrainingError
+from unsay.data.source import open_source
+from unsay.errors import TrainingError
 from unsay.evaluate.evaluate import evaluate_job
-from unsay.evaluate.lm_eval_tasks import question_prompts, question_template
 from unsay.evaluate.setup import Opened, open_model
 from unsay.job import Job, Report, Result
-from unsay.records import SCHEMA, Example
+from unsay.methods import _rows
+from unsay.records import SCHEMA
 from unsay.settings import Training
 from unsay.store import layout, read, write
 from unsay.train.sft import dtype_of, train
@@ -33,7 +30,7 @@ class Sft:
         source = open_source(experiment.dataset, job.output_dir)
         base = open_model(experiment.model, device=job.device, dtype=job.dtype, undo=experiment.settings.undo)
         training = _training(experiment)
-        hashes = {"data": _data_hash(experiment, source, base)}
+        hashes = {"data": _rows.data_hash(experiment, source, base)}
         hashes["train"] = identity.train_hash(
             data=hashes["data"],
             weights=base.weights,
@@ -49,7 +46,7 @@ class Sft:
         # 1. Training rows: ids with the origin of every token.
         report({"event": "stage", "stage": "data"})
         if not (layout.data(job.train_folder) / layout.MANIFEST).exists():
-            _build_rows(job, source, base, hashes["data"])
+            _rows.build_rows(job, source, base, hashes["data"])
 
         # 2. Training, from its newest checkpoint if there is one.
         report({"event": "stage", "stage": "train"})
@@ -63,6 +60,18 @@ class Sft:
         result = evaluate_job(job, source, opened, report)
         return replace(result, hashes=result.hashes | hashes, facts=result.facts | {"training": trained})
 
+    def prepare(self, job: Job, report: Report, *, sample: int | None = None, processes: int = 1) -> dict[str, Any]:
+        """Build the training rows and stop; with `sample` after asking the model for so many answers per question.
+
+        Return the manifest with `folder`, and `sampled`, the file of the answers. Rows that are there are kept unless
+        `job.force`; rows that a training was made from are never replaced here.
+        """
+        return _rows.prepare(job, report, sample=sample, processes=processes)
+
+    def export(self, folder: Path, out: Path, *, to: str, style: str) -> dict[str, Any]:
+        """Write the rows below `folder` for another trainer; return what was written and what was refused."""
+        return _rows.export_rows(folder, out, to=to, style=style)
+
 
 def _training(experiment: Experiment) -> Training:
     training = experiment.settings.training
@@ -71,26 +80,6 @@ def _training(experiment: Experiment) -> Training:
             f"experiment {experiment.folder} has no training settings. Use a config such as lora/train."
         )
     return training
-
-
-def _data_hash(experiment: Experiment, source: Source, base: Opened) -> str:
-    training = _training(experiment)
-    # The evaluation splits count too: they decide which training rows are refused as leaks.
-    files = {split: identity.fingerprint(path) for split, path in source.files.items()}
-    template = question_template(source)
-    return identity.data_hash(
-        dataset=identity.sha256_of(files or f"hub:{source.hub}"),
-        format=experiment.dataset.format,
-        columns=experiment.dataset.columns,
-        template=f"{base.template}\nenable_thinking={experiment.settings.prompting.enable_thinking}",
-        doc_to_text=template if isinstance(template, str) else inspect.getsource(template),
-        undo=experiment.settings.undo,
-        undo_table=base.table.sha256(),
-        tokenizer=base.prompter.fingerprint,
-        cutoff_len=training.cutoff_len,
-        max_samples=training.max_samples,
-        seed=experiment.seed,
-    )
 
 
 def _make_room(folder: Path, hashes: dict[str, str], *, again: bool) -> None:
@@ -109,47 +98,9 @@ def _make_room(folder: Path, hashes: dict[str, str], *, again: bool) -> None:
     write.supersede(folder, stale, trained["train_hash"] if trained is not None else "rows")
 
 
-def _build_rows(job: Job, source: Source, base: Opened, data_hash: str) -> None:
-    experiment, training = job.experiment, _training(job.experiment)
-    undo, thinking = experiment.settings.undo, experiment.settings.prompting.enable_thinking
-    examples = list(islice(source.examples("train"), training.max_samples))
-    if not examples:
-        raise DataError(f"dataset {source.name!r}: expected questions in split 'train', got none. Add a train.jsonl.")
-    turns = dict(zip((example.id for example in examples), question_prompts(source, examples), strict=True))
-
-    def encode_prompt(example: Example) -> tuple[int, ...]:
-        message = {"role": "user", "content": turns[example.id]}
-        return base.prompter.encode_chat([message], enable_thinking=thinking).ids
-
-    build.build(
-        examples,
-        build.Encoding(
-            prompt=encode_prompt,
-            answer=lambda text: Answer(*base.prompter.encode_answer(text), text),
-            end_id=base.prompter.end_id,
-            vocabulary=None if undo is None else _vocabulary(base),
-        ),
-        undo,
-        cutoff_len=training.cutoff_len,
-        seed=experiment.seed,
-        folder=job.train_folder,
-        evaluation=[example for split in ("dev", "test") for example in source.examples(split)],
-        facts={
-            "data_hash": data_hash,
-            "tokenizer": base.prompter.fingerprint,
-            "template": base.template,
-            "prompt_0": turns[examples[0].id],
-        },
-    )
-
-
 def _json(path: Path) -> dict[str, Any] | None:
     """Return one of our JSON files; None where there is none."""
     return dict(read.read_json(path)) if path.exists() else None
-
-
-def _vocabulary(base: Opened) -> Vocabulary:
-    return Vocabulary(base.table, base.prompter.ordinary_ids, lambda text: base.prompter.encode_answer(text)[0])
 
 
 def _train(job: Job, base: Opened, training: Training, train_hash: str, report: Report) -> dict[str, Any]:
