@@ -341,7 +341,7 @@ def _row(line: str) -> Mapping[str, Any] | str:
 
 
 def _check_output(output_dir: Path, found: Found, *, access: bool) -> None:
-    place = _existing(output_dir)
+    place = existing(output_dir)
     if not place.is_dir():
         found(f"output folder {output_dir} cannot be made: {place} is a file; choose another `output_dir:`")
     elif not os.access(place, os.W_OK | os.X_OK):
@@ -353,7 +353,7 @@ def _check_output(output_dir: Path, found: Found, *, access: bool) -> None:
 def _check_downloads(plan: Plan, found: Found) -> None:
     models = {item.model.path: item.model for item in plan.experiments if not item.model.is_local}
     size = sum(_download_size(path) for path, item in models.items() if not is_cached(path, revision=item.revision))
-    free = shutil.disk_usage(_existing(hub_cache())).free
+    free = shutil.disk_usage(existing(hub_cache())).free
     if size > free:
         found(
             f"the models to download need about {_gib(size)}, but {hub_cache()} has {_gib(free)} free; make room, or "
@@ -367,7 +367,7 @@ def _download_size(hub_id: str) -> int:
     return int(float(match[1]) * 1e9 * _BYTES_PER_WEIGHT) if match else 0
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

@@ -11,6 +11,7 @@ from unsay import models
 from unsay.errors import ModelError
 from unsay.loading import undo_table
 from unsay.prompts import Prompter
+from unsay.stand_in import bundled_tokenizer
 from unsay.undo import ACTION_KINDS
 
 FAMILIES = models.families()
@@ -77,3 +78,44 @@ def test_built_in_templates_are_llama_factorys() -> None:
 def test_an_unknown_template_names_those_there_are() -> None:
     with pytest.raises(ModelError, match="llama3, plain, qwen3_nothink"):
         models.named_template("chatml2")
+
+
+SHAPES = {name: shape for family in FAMILIES.values() for name, shape in family.shapes.items()}
+
+
+def test_shapes_belong_to_the_family_that_has_them() -> None:
+    assert len(SHAPES) >= 3
+    for family in FAMILIES.values():
+        assert all(shape.model_type in family.model_types for shape in family.shapes.values())
+    for name, shape in SHAPES.items():
+        assert models.known_shape(name) == shape
+        assert shape.heads % shape.kv_heads == 0
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "mistral"])
+def test_a_tokenizer_stands_in_for_the_familys(kind: str) -> None:
+    parts = models.family_of(kind).stand_in
+    vocabulary = 2_000
+    tokenizer = bundled_tokenizer(kind, vocabulary)
+    assert vocabulary - 16 <= len(tokenizer) <= vocabulary
+    for token in parts.specials:
+        assert len(tokenizer.encode(token, add_special_tokens=False)) == 1
+    prompter = Prompter(tokenizer)
+    assert prompter.tokenizer.convert_ids_to_tokens(prompter.end_id) == parts.end
+    question = [{"role": "user", "content": "1 + 1 = ?\n"}]
+    encoded = prompter.encode_chat(question)
+    assert prompter.text_of(encoded.ids) == encoded.text
+    assert encoded.text.count("1 + 1 = ?\n") == 1
+    begins = 0 if parts.begin is None else encoded.text.count(parts.begin)
+    assert begins == (parts.begin is not None)
+    assert len(prompter.encode_chat(question).ids) == len(encoded.ids)
+    table = undo_table(tokenizer, models.family_of(kind), with_undo=True)
+    assert max(table.actions) < vocabulary, "an undo must fit into the rows the true vocabulary has"
+
+
+def test_templates_of_our_own_take_a_system_message() -> None:
+    chat = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "why not"}]
+    for family in FAMILIES.values():
+        kind = next(iter(family.model_types), "mistral")
+        text = Prompter(bundled_tokenizer(kind, 2_000)).render(chat)
+        assert text.index("be brief") < text.index("why not")

@@ -23,7 +23,7 @@ _UNITS = {"data": "rows", "train": "steps", "evaluate": "answers"}
 
 def run_and_show(plan: Plan, chosen: Sequence[Experiment], options: Options, *, as_json: bool) -> list[Ended]:
     """Carry out experiments with progress on standard error, then print the lab's table (or one JSON document)."""
-    with _Progress() as progress:
+    with Progress() as progress:
         ended = run(plan, chosen, options, progress)
     if as_json:
         _lab.print_json(_document(plan, ended))
@@ -74,7 +74,7 @@ def _described(row: dict[str, Any]) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in values if value]
 
 
-class _Progress:
+class Progress:
     """Shows a run: bars on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class _Progress:
         self._bar: TaskID | None = None
         self._said = 0.0
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         if self._live:
             self._bars.start()
         return self

@@ -37,6 +37,12 @@ def _executor(value: str) -> str:
     return value
 
 
+def _refuse_beside_rehearse(others: dict[str, object]) -> None:
+    for name, value in others.items():
+        if value:
+            raise typer.BadParameter(f"{name} and --rehearse exclude each other.", param_hint=name)
+
+
 def command(
     file: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     ids: Annotated[list[str] | None, typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
@@ -44,6 +50,12 @@ def command(
         str, typer.Option(help="Where to run: local (a process each) or inline (this process).", callback=_executor)
     ] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse", help="Every stage in small, on tiny random models; then what the true run will want."
+        ),
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Evaluate only the first N items; kept apart from full results.")
     ] = None,
@@ -63,11 +75,16 @@ def command(
     from unsay.cli._running import run_and_show, show_plan
     from unsay.errors import ConfigError
 
+    if rehearse:
+        _refuse_beside_rehearse({"--dry-run": dry_run, "--limit": limit, "--force": force})
+
     def check(plan: Plan) -> list[str]:
         try:
             chosen = runner.choose(plan, ids or [])
         except ConfigError:  # an unknown id; said below, once the file itself has no mistakes
             chosen = []
+        if rehearse:  # it looks by itself, and says what it found beside how the rest went
+            return []
         return preflight.check(replace(plan, experiments=tuple(chosen)), name=str(file), access=not dry_run)
 
     plan = config.load(file, output_dir=output_dir, check=check)
@@ -75,6 +92,12 @@ def command(
     options = runner.Options(executor, limit, force, device, dtype.value, batch_size)
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
+        return
+    if rehearse:
+        from unsay.cli._rehearsing import rehearse_and_show
+
+        if not rehearse_and_show(plan, chosen, options, name=str(file), as_json=as_json).ok:
+            raise typer.Exit(1)
         return
     ended = run_and_show(plan, chosen, options, as_json=as_json)
     if any(each.status in {"failed", "cancelled"} for each in ended):

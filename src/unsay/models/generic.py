@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unsay.models import Shape, StandIn
+
 # The contents of all messages, one per line; the answer starts on its own line and ends with the end-of-text token.
 PLAIN = (
     "{%- for message in messages -%}"
@@ -40,6 +42,8 @@ class Generic:
     )
     implied: frozenset[str] = frozenset({"<|BACKTRACK|>", "<|BACKTRACK_LINE|>", "<|RESET|>"})
     templates: Mapping[str, str] = field(default_factory=lambda: {"plain": PLAIN})
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    stand_in: StandIn = field(default_factory=lambda: StandIn(("<|endoftext|>",), "<|endoftext|>", None, PLAIN))
 
     def why_no_rewind(self, config: Any) -> str | None:
         if getattr(config, "is_encoder_decoder", False):
