@@ -412,12 +412,13 @@ class _Planner:
         if record.get("status") != "completed":
             self.say(line, f"{name} is {record.get('status', 'unreadable')}, not completed; run it first: {folder}")
             return None
-        if not adapter and not (train / "config.json").is_file():
+        whole = not adapter and (train / "config.json").is_file()  # every weight was trained
+        if not adapter and not whole:
             self.say(line, f"{name} has no adapter in {train}; name the experiment that was trained")
             return None
         undo = _read_json(train / layout.UNDO_TABLE)
         base = undo.get("base_model") or {}
-        path = base.get("path") or adapter.get("base_model_name_or_path")
+        path = base.get("path") or adapter.get("base_model_name_or_path") or (str(train.resolve()) if whole else None)
         if not isinstance(path, str) or not path:
             self.say(
                 line,

@@ -435,6 +435,33 @@ def test_a_finished_model_is_evaluated_only_with_the_training_it_has_now(
     assert lab.record(1).hashes["eval"] != first.hashes["eval"]
 
 
+@pytest.mark.parametrize("base", ["full/train", "full/train_bt"])
+def test_a_model_trained_whole_is_evaluated_like_any_other(lab: Lab, base: str) -> None:
+    other = {"id": "B", "model": "A", "method": "vanilla", "config": "fewshot_0", "decode": SHORT}
+    short = {"base": base, "max_steps": 2, "warmup_ratio": 0.0, "learning_rate": 0.01, "decode": SHORT}
+    lab.write({"id": "A", "method": "sft", "config": "short"}, other, short=short)
+    assert lab.run() == 0
+    folder = layout.train(lab.folders()[0])
+    assert (folder / "model.safetensors").is_file()
+    assert not (folder / "adapter_config.json").exists()
+    assert config.load(lab.file, output_dir=lab.outputs).experiments[0].title.startswith("tiny Full SFT")
+    # As a model of its own it answers alike.
+    document = json.loads(lab.file.read_text())
+    document["models"]["whole"] = {"path": str(folder)}
+    document["experiments"].append({**other, "id": "C", "dataset": "own", "model": "whole"})
+    lab.file.write_text(json.dumps(document))
+    assert lab.run() == 0
+    assert answers(lab.folders()[1]) == answers(lab.folders()[2])
+
+
+def test_four_bits_are_trained_and_evaluated_with_the_values_they_stand_for(lab: Lab) -> None:
+    pytest.importorskip("bitsandbytes")
+    lab.write({"method": "sft", "config": "short"}, short=TWO_STEPS | {"quantization_bit": 4})
+    assert lab.run() == 0
+    assert config.load(lab.file, output_dir=lab.outputs).experiments[0].title == "tiny SFT with QLoRA + Backtrack"
+    assert read.read_json(layout.train(lab.folders()[0]) / "quantization.json")["bits"] == 4
+
+
 def test_another_number_format_is_another_result(lab: Lab) -> None:
     lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
     assert lab.run() == 0

@@ -174,6 +174,7 @@ class Loop:
                 self.checkpoint(model)
             if self.progress is not None:
                 self.progress(self.step, self.total, loss)
+        self.elapsed_at_end = self.elapsed
         self.reporters.end()
         self.restore_best(model)
         self.write_state()
@@ -397,7 +398,6 @@ class Loop:
 
     def end(self) -> None:
         """Let go of what only the loop needed."""
-        self.elapsed_at_end = self.elapsed
         self.peak_memory = _peak_memory(self.device)
         self.optimizer = self.schedule = self.reporters = None
         if torch.cuda.is_available():

@@ -113,7 +113,8 @@ def train(
     # 3. What is kept, and whether it is what was trained.
     loop.end()
     tuning.save(model, out)
-    _save_beside(out, tokenizer, table, known, undo, row_ids, rows_needed if grown and tuning is lora else 0, base)
+    whole = tuning is full
+    _save_beside(out, tokenizer, table, known, undo, row_ids, rows_needed if grown and not whole else 0, base, whole)
     distances = gate.moved(first_rows, tuning.trained_rows(model, row_ids), row_ids)
     required = [id for id in row_ids if any(trace.asks_for(id) for trace in traces)]
     gate.check_moved(
@@ -233,8 +234,11 @@ def _save_beside(
     row_ids: Sequence[int],
     rows: int,
     base: gate.Base,
+    whole: bool,
 ) -> None:
     """Write what lies beside the weights: how they are to be loaded, and what their control tokens mean."""
+    if whole or table:
+        tokenizer.save_pretrained(str(out))
     if base.bits is not None:
         write.write_json(out / QUANTIZATION, {"schema": SCHEMA, "bits": base.bits})
     if not table:
@@ -247,4 +251,3 @@ def _save_beside(
         base_model={"path": base.path, "revision": base.revision},
     )
     write.write_json(out / layout.UNDO_TABLE, file.to_json())
-    tokenizer.save_pretrained(str(out))

@@ -5,6 +5,8 @@ Five steps; a fresh base with what was saved; then a plain model, written out, l
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -224,8 +226,21 @@ def test_weights_in_four_bits_train_and_merge_into_the_values_they_stood_for(
 def test_without_bitsandbytes_four_bits_are_refused(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ModelError, match="pip install bitsandbytes"):
         setting.train(tmp_path, replace(FIVE, quantization_bit=4))
+
+
+# -- how fast ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_every_loss_is_equal() -> None:
+    """Three processes, each importing torch, and one of them TRL."""
+    pytest.importorskip("trl")
+    benchmark = Path(__file__).parents[3] / "benchmarks" / "train.py"
+    command = [sys.executable, str(benchmark), "--rounds", "1", "--rows", "16", "--vocabulary", "2048"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "every step's loss equal" in done.stdout
+    assert done.stdout.count("tokens per second") == 3
