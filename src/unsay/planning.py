@@ -63,6 +63,8 @@ def optimiser_steps(training: Training, rows: int) -> int:
     """Return how many steps training takes on so many rows (one device)."""
     if training.max_steps > 0:
         return training.max_steps
+    if training.val_size:
+        rows -= max(1, round(training.val_size * rows))
     batches = math.ceil(rows / training.per_device_train_batch_size)
     per_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
     return math.ceil(training.num_train_epochs * per_epoch)

@@ -67,6 +67,7 @@ def test_steps_are_counted_where_the_data_is_local(tmp_path: Path) -> None:
     assert row["changed"] == {"training.max_samples": 70, "undo.strategy": "random_tokens"}
     assert planning.optimiser_steps(Training(), 7473) == 702
     assert planning.optimiser_steps(Training(max_steps=80), 7473) == 80
+    assert planning.optimiser_steps(Training(val_size=0.1), 7473) == 633
     assert planning.optimiser_steps(Training(num_train_epochs=0.5), 3) == 1
 
 
