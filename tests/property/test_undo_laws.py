@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.encodings import ACTIONS, BYTES, END, LINE, NAMES, POP, POP_2, RESET
-from unsay import augment, catalog
-from unsay.augment import Answer, Source, Strategy, apply_strategy, load
+from unsay import catalog
+from unsay.augment import Answer, Candidate, Source, Strategy, apply_strategy, load
 from unsay.augment.arithmetic_slip import ArithmeticSlip
 from unsay.augment.random_tokens import RandomTokens
 from unsay.errors import ConfigError, UndoError
@@ -247,11 +247,8 @@ strategies = st.sampled_from(NAMED)
 
 def answer_of(text: str, others: list[str]) -> Answer:
     """Return an answer on ids, beside other answers to its question."""
-    answer = BYTES.answer(text)
-    candidate = getattr(augment, "Candidate", None)
-    if candidate is None:
-        return answer
-    return dataclasses.replace(answer, candidates=tuple(candidate(BYTES.encode(other), False) for other in others))  # type: ignore[call-arg]
+    candidates = tuple(Candidate(BYTES.encode(other), correct=False) for other in others)
+    return dataclasses.replace(BYTES.answer(text), candidates=candidates)
 
 
 controls = st.sampled_from([(POP, LINE), (POP, LINE, RESET), tuple(ACTIONS)])
