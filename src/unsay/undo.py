@@ -183,6 +183,12 @@ class UndoStack:
             keep -= 1
         return depth - keep
 
+    def extend(self, ids: Sequence[int]) -> None:
+        """Take the next ids of the trace, none of them a control token."""
+        self.survivors += ids
+        self.positions += range(self.pushed, self.pushed + len(ids))
+        self.pushed += len(ids)
+
     def push(self, id: int) -> int:
         """Take the next id of the trace; return how many survivors it popped."""
         if id in self.table.actions:
@@ -639,15 +645,24 @@ class _Check:
 
     def run(self) -> None:
         self.check_shape()
-        resolution = resolve(self.row.ids, self.table, self.eos_ids)
-        if resolution.counts.underflows:
-            self.refuse("expected every undo to take something back, got one with nothing left to take")
-        if resolution.visible_ids != self.clean_ids:
+        # The end token is the last id and stays out of the stack. Whole runs of ids between controls go at once:
+        # a build checks every row, and most of a row is ordinary.
+        self.controls = [at for at, id in enumerate(self.row.ids) if id in self.table.actions]
+        stack = UndoStack(self.table)
+        done = 0
+        for at in self.controls:
+            stack.extend(self.row.ids[done:at])
+            if not stack.push(self.row.ids[at]):
+                self.refuse("expected every undo to take something back, got one with nothing left to take")
+            done = at + 1
+        stack.extend(self.row.ids[done:-1])
+        visible_ids = tuple(stack.survivors)
+        if visible_ids != self.clean_ids:
             self.refuse(
                 f"expected the trace to resolve to the {len(self.clean_ids)} tokens of the clean answer, "
-                f"got {_difference(resolution.visible_ids, self.clean_ids)}"
+                f"got {_difference(visible_ids, self.clean_ids)}"
             )
-        self.check_letters()
+        self.check_letters(stack.positions)
         self.check_mistakes()
 
     def check_shape(self) -> None:
@@ -655,23 +670,27 @@ class _Check:
         if len(row.provenance) != len(row.ids):
             self.refuse(f"expected one provenance letter per token, got {len(row.provenance)} for {len(row.ids)}")
         for place, ids in (("prompt", row.prompt_ids), ("gold answer", self.clean_ids)):
-            found = next((id for id in ids if self.table.is_control(id)), None)
-            if found is not None:
+            if not self.table.actions.keys().isdisjoint(ids):
+                found = next(id for id in ids if self.table.is_control(id))
                 self.refuse(
                     f"expected no control token in the {place}, got {self.table.names[found]!r}; "
                     "encode user text without special tokens"
                 )
         ends = [index for index, id in enumerate(row.ids) if id in self.eos_ids]
+        _refuse_overlap(self.table, self.eos_ids)
         if ends != [len(row.ids) - 1]:
             self.refuse(f"expected one end token, at index {len(row.ids) - 1}, got end tokens at {ends}")
 
-    def check_letters(self) -> None:
-        alive = status(self.row.ids, self.table, self.eos_ids)
-        for index, (id, letter) in enumerate(zip(self.row.ids, self.row.provenance, strict=True)):
-            ordinary = (CLEAN, CORRECTION) if alive[index] else (ERROR,)
-            allowed = (UNDO,) if self.table.is_control(id) else ordinary
-            if letter not in allowed:
-                self.refuse(f"expected provenance {' or '.join(allowed)} for token {index} (id {id}), got {letter!r}")
+    def check_letters(self, surviving: Sequence[int]) -> None:
+        letters = [ERROR] * len(self.row.ids)
+        for at in (*surviving, len(letters) - 1):
+            letters[at] = CLEAN
+        for at in self.controls:
+            letters[at] = UNDO
+        for at, (expected, letter) in enumerate(zip(letters, self.row.provenance, strict=True)):
+            if letter != expected and (expected, letter) != (CLEAN, CORRECTION):
+                allowed = f"{CLEAN} or {CORRECTION}" if expected == CLEAN else expected
+                self.refuse(f"expected provenance {allowed} for token {at} (id {self.row.ids[at]}), got {letter!r}")
 
     def check_mistakes(self) -> None:
         right = (*self.clean_ids, self.row.ids[-1])
@@ -679,24 +698,23 @@ class _Check:
         agreed = 0  # survivors, counted from the start, that equal the right answer
         before: list[int] = []  # survivors at the start of the running episode
         exact = True  # whether the episode consists of counted pops only
-        in_episode = False
-        for id in self.row.ids:
-            action = self.table.actions.get(id)
-            if action is not None:
-                if not in_episode:
-                    before, exact, in_episode = list(stack.survivors), True, True
-                exact = exact and action.kind == "pop"
-                stack.push(id)
-                continue
-            depth = len(stack)
-            if in_episode:
-                in_episode = False
-                if depth <= agreed:
-                    self.check_episode(before[depth:], right[depth:], exact, depth)
-                agreed = min(agreed, depth)
-            if agreed == depth and right[depth : depth + 1] == (id,):
-                agreed += 1
-            stack.push(id)
+        done = 0
+        for at in (*self.controls, len(self.row.ids)):
+            run = self.row.ids[done:at]
+            if run:
+                depth = len(stack)
+                if done:  # an episode ends here
+                    if depth <= agreed:
+                        self.check_episode(before[depth:], right[depth:], exact, depth)
+                    agreed = min(agreed, depth)
+                if agreed == depth:
+                    agreed += _num_common(run, right[depth : depth + len(run)])
+                stack.extend(run)
+                before, exact = list(stack.survivors), True
+            if at < len(self.row.ids):
+                exact = exact and self.table.actions[self.row.ids[at]].kind == "pop"
+                stack.push(self.row.ids[at])
+            done = at + 1
 
     def check_episode(self, taken: list[int], right: tuple[int, ...], exact: bool, depth: int) -> None:
         compared = 1 if exact else len(taken)
@@ -708,6 +726,13 @@ class _Check:
 def _refuse_overlap(table: UndoTable, eos_ids: Collection[int]) -> None:
     if both := [id for id in eos_ids if table.is_control(id)]:
         raise UndoError(f"expected end tokens and control tokens to differ, got {sorted(both)} as both")
+
+
+def _num_common(left: Sequence[int], right: Sequence[int]) -> int:
+    if left == right:
+        return len(left)
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
 
 
 def _difference(got: Sequence[int], expected: Sequence[int]) -> str:
