@@ -54,6 +54,7 @@ ELSEWHERE = {
     "make test": "runs these tests",
     "python benchmarks/score.py": "tests/unit/test_scoring.py runs it on a few answers",
     "python benchmarks/score.py --million": "tests/unit/test_scoring.py runs it on a few answers",
+    "python benchmarks/data.py": "tests/unit/data/test_benchmark.py runs it on a few rows",
     "python benchmarks/resolve.py": "tests/unit/test_undo.py runs it on a few traces",
     "unsay data build lab.yaml EXP-003": "tests/unit/cli/test_data.py builds rows",
     "unsay data inspect EXP-003": "tests/unit/cli/test_data.py looks at rows",
