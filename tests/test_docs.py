@@ -56,6 +56,7 @@ ELSEWHERE = {
     "python benchmarks/score.py --million": "tests/unit/test_scoring.py runs it on a few answers",
     "python benchmarks/data.py": "tests/unit/data/test_benchmark.py runs it on a few rows",
     "python benchmarks/resolve.py": "tests/unit/test_undo.py runs it on a few traces",
+    "python benchmarks/train.py": "tests/unit/train/test_saving.py runs it on a few rows, with the slow tests",
     "unsay data build lab.yaml EXP-003": "tests/unit/cli/test_data.py builds rows",
     "unsay data inspect EXP-003": "tests/unit/cli/test_data.py looks at rows",
     "unsay data inspect EXP-003 0": "tests/unit/cli/test_data.py looks at rows",
