@@ -158,7 +158,7 @@ def retype(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(lines))
     try:
         value = json.loads(lines[at] if len(lines) > 2 else data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return insert(data, rng)
     for _ in range(rng.choice((1, 1, 3))):
         value = _changed(value, rng)
