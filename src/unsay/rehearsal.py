@@ -470,7 +470,7 @@ def small_settings(settings: Settings, *, own_tokenizer: bool = True) -> Setting
         changes: dict[str, Any] = {
             "max_samples": min(training.max_samples or ITEMS, ITEMS),
             "max_steps": STEPS,
-            "per_device_train_batch_size": min(training.per_device_train_batch_size, ITEMS // 2),
+            "per_device_train_batch_size": min(training.per_device_train_batch_size, 2),
             "gradient_accumulation_steps": 1,
             "logging_steps": 1,
             "save_steps": 1,

@@ -1,4 +1,5 @@
-"""Laws of undo, on generated traces and on generated training rows: 100 cases of each, 10,000 with the slow tests."""
+"""Laws of undo, on generated traces and on generated training rows: 100 cases of each, 10,000 with the slow tests
+(1,000 for each of the strategies)."""
 
 from __future__ import annotations
 
@@ -36,11 +37,12 @@ from unsay.undo import (
 )
 
 
-def law(**drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a test of a law that holds for everything drawn; other parameters are pytest's."""
+def law(many: int = 10_000, **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a test of a law that holds for everything drawn, so many times with the slow tests; other parameters are
+    pytest's."""
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
-        @pytest.mark.parametrize("cases", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+        @pytest.mark.parametrize("cases", [100, pytest.param(many, marks=pytest.mark.slow)])
         def test(cases: int, **fixed: Any) -> None:
             @settings(max_examples=cases, deadline=None, suppress_health_check=[HealthCheck.too_slow])
             @given(**drawn)
@@ -238,6 +240,7 @@ def strategy_of(name: str) -> Strategy:
 NAMED: list[tuple[str, Strategy]] = [
     *((name, strategy_of(name)) for name in catalog.names("augment")),
     ("random_tokens", RandomTokens(max_errors=2)),
+    ("random_tokens", RandomTokens(rate=0.3, depth=3)),
     ("arithmetic_slip", ArithmeticSlip(rate=0.7)),
     ("arithmetic_slip", ArithmeticSlip(rate=1, carry=1, undo="line")),
     ("arithmetic_slip", ArithmeticSlip(rate=1, carry=0.5, undo="token", max_errors_per_answer=9)),
@@ -273,6 +276,7 @@ def check_letters_and_loss(row: Row, clean: tuple[int, ...], table: UndoTable) -
 
 @pytest.mark.parametrize("named", NAMED, ids=str)
 @law(
+    many=1_000,
     text=answers(),
     others=st.lists(answers(), max_size=3),
     controls=controls,
