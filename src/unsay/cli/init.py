@@ -190,7 +190,7 @@ def _from_llamafactory(source: Path, model: str | None, data: str | None, folder
             left.append(
                 f"template: {template}   (the model's own chat template is used; a .jinja file goes under models)"
             )
-    settings = _settings(entries, source, left)
+    settings = _settings(entries, source)
     model_name, model_lines = _model(base, folder, more)
     config = f"lora/{_slug(source.stem)}"
     if config in definitions.builtin().configs:
@@ -248,7 +248,7 @@ def _read(source: Path) -> dict[str, Located]:
     return root.mapping()
 
 
-def _settings(entries: Mapping[str, Located], source: Path, left: list[str]) -> dict[str, Any]:
+def _settings(entries: Mapping[str, Located], source: Path) -> dict[str, Any]:
     """Return the training settings of a LLaMA-Factory YAML, its silent defaults included."""
     import dataclasses
     import typing
@@ -261,7 +261,7 @@ def _settings(entries: Mapping[str, Located], source: Path, left: list[str]) -> 
     found: dict[str, Any] = {}
     mistakes: list[str] = []
     for item in dataclasses.fields(Training):
-        node = entries.get(item.name)
+        node = entries.get(item.name) if item.name not in _TAKEN else None
         if node is None or node.value is None:
             if item.name in LLAMAFACTORY_DEFAULTS:
                 found[item.name] = LLAMAFACTORY_DEFAULTS[item.name]
@@ -280,8 +280,6 @@ def _settings(entries: Mapping[str, Located], source: Path, left: list[str]) -> 
         raise ConfigError(mistakes)
     if "lora_rank" in found and "lora_alpha" not in found:
         found["lora_alpha"] = 2 * found["lora_rank"]  # LLaMA-Factory's rule
-    if _text(entries, "finetuning_type") not in (None, "lora"):
-        left.append(f"finetuning_type: {_text(entries, 'finetuning_type')}   (unsay trains LoRA adapters)")
     return found
 
 

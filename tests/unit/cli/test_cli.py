@@ -66,7 +66,7 @@ def test_help_and_status_start_quickly(lab: Path, arguments: str) -> None:
     libraries = "import typer, typer.main, rich.console, rich.table, rich.text, numpy, psutil"
     bare = min(seconds(libraries) for _ in range(5))
     ours = min(seconds(f"from unsay.cli import main; main([{arguments}])") for _ in range(5))
-    assert ours < 1.5 * bare
+    assert ours < 2.5 * bare
 
 
 def test_help_imports_no_command(tmp_path: Path) -> None:
