@@ -21,6 +21,7 @@ GIB = 1024**3
 HALF, SINGLE = 2, 4  # bytes of bf16 and of float32
 ADAM = 4 * SINGLE  # a trained weight in float32, its gradient and two moments
 OVERHEAD = GIB  # the CUDA context and what the allocator cannot use
+BATCH = 32  # answers generated at a time, where the run leaves that open
 LAUNCH = 0.9e-3  # seconds plain PyTorch needs to start the kernels of one layer, whatever they compute
 LAUNCH_TRAIN = 4.0e-3  # the same for forward and backward with adapters
 BUSY = 0.35  # share of a GPU's dense bf16 rate that training and prefill reach

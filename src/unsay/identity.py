@@ -86,6 +86,11 @@ _LATER: Mapping[str, Any] = {
     "eval_steps": 0,
     "load_best_model_at_end": False,
 }
+# The same for options of a strategy.
+_LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    name: {"depth": 1} for name in ("arithmetic_slip", "future_step", "splice")
+}
+_LATER_DECODE: Mapping[str, Any] = {"undo_bias": 0.0, "stop_on": "survivors"}
 
 
 def canonical_json(obj: object) -> str:
@@ -144,7 +149,7 @@ def spec(experiment: Experiment) -> dict[str, Any]:
         "method": experiment.method,
         "settings": {
             "prompting": _plain(settings.prompting),
-            "decode": _plain(settings.decode),
+            "decode": decode_numbers(settings.decode),
             "training": None if settings.training is None else training_numbers(settings.training),
             "undo": _undo_spec(settings.undo),
         },
@@ -155,6 +160,12 @@ def spec(experiment: Experiment) -> dict[str, Any]:
 def identity(experiment: Experiment) -> str:
     """Return the sha256 of an experiment's spec: a different one means a different result."""
     return sha256_of(spec(experiment))
+
+
+def decode_numbers(decode: Decode) -> dict[str, Any]:
+    """Return the settings that decide how an answer is sampled."""
+    plain: dict[str, Any] = _plain(decode)
+    return {key: value for key, value in plain.items() if not (key in _LATER_DECODE and value == _LATER_DECODE[key])}
 
 
 def training_numbers(training: Training) -> dict[str, Any]:
@@ -182,12 +193,14 @@ def data_hash(
     cutoff_len: int,
     max_samples: int | None,
     seed: int,
+    leaked: Sequence[str] = (),
 ) -> str:
     """Hash what decides the training rows.
 
     `dataset` and `tokenizer` are content fingerprints, `template` and `doc_to_text` identify how a prompt is
     rendered (the template's text or its hash), `undo_table` is the table's sha256. Of `undo` only what shapes rows
-    counts: strategy, options and clean share.
+    counts: strategy, options and clean share. `leaked` are the ids of training examples that another dataset's
+    evaluation split takes out; it is left out where there are none.
     """
     whole = _undo_spec(undo)
     shape = None if whole is None else {key: whole[key] for key in ("strategy", "options", "clean_share")}
@@ -206,6 +219,7 @@ def data_hash(
             "max_samples": max_samples,
             "seed": seed,
         }
+        | ({"leaked": list(leaked)} if leaked else {})
     )
 
 
@@ -252,7 +266,7 @@ def eval_hash(
             "template": template,
             "prompts": sha256_of(list(prompts)),
             "prompting": prompting,
-            "decode": decode,
+            "decode": decode_numbers(decode),
             "undo_table": undo_table,
             "end_ids": sorted(end_ids),
             "seed": seed if decode.do_sample else None,
@@ -293,6 +307,7 @@ def _undo_spec(undo: UndoData | None) -> dict[str, Any] | None:
     options = {
         key: fingerprint(Path(value)) if isinstance(value, str) and Path(value).is_absolute() else value
         for key, value in {**defaults, **undo.options}.items()
+        if _LATER_OPTIONS.get(undo.strategy, {}).get(key, ...) != value
     }
     plain: dict[str, Any] = _plain(dataclasses.replace(undo, options=options))
     return plain

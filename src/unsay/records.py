@@ -123,9 +123,14 @@ class Trace:
     finish_reason: str
     counts: Counts
     logprobs: tuple[float, ...] = ()
+    """The model's own, one per sampled id."""
+    sampler_logprobs: tuple[float, ...] = ()
+    """Those of the distribution drawn from, after bans, bias, temperature and filters; empty where none was drawn."""
+    stop_in_raw: bool = False
+    """Whether a stop string lies in what was sampled, undos left out, but not in what survived."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        line = {
             "schema": SCHEMA,
             "key": self.key.to_json(),
             "prompt_sha256": self.prompt_sha256,
@@ -139,6 +144,11 @@ class Trace:
             "counts": self.counts.to_json(),
             "logprobs": [round(value, 5) for value in self.logprobs],
         }
+        if self.sampler_logprobs:
+            line["sampler_logprobs"] = [round(value, 5) for value in self.sampler_logprobs]
+        if self.stop_in_raw:
+            line["stop_in_raw"] = True
+        return line
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Trace:
@@ -154,6 +164,8 @@ class Trace:
             finish_reason=line["finish_reason"],
             counts=Counts.from_json(line["counts"]),
             logprobs=tuple(line["logprobs"]),
+            sampler_logprobs=tuple(line.get("sampler_logprobs", ())),
+            stop_in_raw=line.get("stop_in_raw", False),
         )
 
 

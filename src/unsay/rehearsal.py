@@ -30,7 +30,7 @@ from typing import Any
 from unsay import catalog, models, preflight, runner
 from unsay.config import Dataset, Experiment, Model, Plan
 from unsay.errors import UnsayError
-from unsay.estimate import ASSUMPTIONS, GPU, Estimate, Load, estimate, parameters
+from unsay.estimate import ASSUMPTIONS, BATCH, GPU, Estimate, Load, estimate, parameters
 from unsay.job import Event
 from unsay.models import Shape
 from unsay.planning import train_rows
@@ -206,7 +206,7 @@ def _lab(folder: Path) -> Path:
 def _small(options: Options) -> Options:
     device = "cpu" if options.device == "auto" else options.device
     return dataclasses.replace(
-        options, limit=ITEMS, force=False, device=device, batch_size=min(ITEMS, options.batch_size)
+        options, limit=ITEMS, force=False, device=device, batch_size=min(ITEMS, options.batch_size or ITEMS)
     )
 
 
@@ -429,7 +429,7 @@ class _Stage:
             items=test,
             prompt_tokens=round(sum(prompts) / len(prompts)),
             longest_prompt=max(prompts),
-            batch_size=options.batch_size,
+            batch_size=options.batch_size or BATCH,
             train_rows=train,
             row_tokens=round(sum(lengths) / len(lengths)) if lengths else 0,
             longest_row=max(lengths, default=0),

@@ -41,8 +41,12 @@ class Decode:
     max_undos: int | None = None
     max_visits: int = 4
     """Rewinds to one and the same position before the answer ends (rewind only)."""
+    undo_bias: float = 0.0
+    """Added to the logits of the control tokens before a token is chosen."""
     stop: tuple[str, ...] | None = None
     """Stop strings; None takes the task's own."""
+    stop_on: Literal["survivors", "raw"] = "survivors"
+    """Where stop strings are looked for: in what survives, or, as other tools do, in all that was sampled."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ SHORT = {
     "decode.max_survivors": "survivors",
     "decode.max_undos": "undos",
     "decode.max_visits": "visits",
+    "decode.undo_bias": "bias",
+    "decode.stop_on": "stopon",
     "decode.stop": "stop",
 }
 """Short names, letters only, so that a number after one cannot be read as part of it."""

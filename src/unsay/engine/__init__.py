@@ -6,7 +6,8 @@ visible answer) comes from a function its caller hands in.
     for finished in generate(model, requests, options): ...
 """
 
-from unsay.engine.engine import Options, generate
+from unsay.engine.engine import Engine, generate
+from unsay.engine.options import Options
 from unsay.engine.sequence import Finished, Request
 
-__all__ = ["Finished", "Options", "Request", "generate"]
+__all__ = ["Engine", "Finished", "Options", "Request", "generate"]

@@ -1,11 +1,12 @@
 """One answer while it is being written: its trace, its survivors, its budgets and what it must not repeat.
 
-A sequence changes through two verbs: `append` records a sampled token, `rewind` forgets retracted ones. It knows
-nothing about tensors or the model.
+A sequence goes on by `take`: it records a sampled token, or forgets retracted ones. It knows nothing about tensors or
+the model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,16 @@ from unsay.undo import Resolution, UndoStack, UndoTable, resolve
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to answer. `seed` seeds this answer alone, so that it does not depend on its neighbours."""
+    """One prompt to answer. `seed` seeds this answer alone, so that it does not depend on its neighbours.
+
+    `max_new_tokens` is a smaller budget than the run's.
+    """
 
     key: Key
     prompt_ids: tuple[int, ...]
     seed: int = 0
     stop: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,34 @@ class Finished:
     request: Request
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    """The model's own, before bans, temperature and filters, one per sampled id."""
     visible_ids: tuple[int, ...]
     visible: str
     finish_reason: str
     resolution: Resolution
+    sampler_logprobs: tuple[float, ...] = ()
+    """Those of the distribution that was drawn from, where ids were drawn."""
+    stop_in_raw: bool = False
+    """Whether a stop string lies in all that was sampled, undos left out, and not in what survived."""
+
+    @property
+    def trajectory_logprob(self) -> float:
+        """The model's log-probability of everything that was sampled; not that of the visible text."""
+        return math.fsum(self.logprobs)
+
+    @property
+    def survivor_logprob(self) -> float:
+        """The sum over the survivors alone, each as it was sampled; nor is that the visible text's log-probability."""
+        return math.fsum(self.logprobs[position] for position in self.resolution.positions)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One sampled token; `logprob` is the model's own, `sampled` that of the distribution it was drawn from."""
+
+    token: int
+    logprob: float
+    sampled: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,17 @@ class Rules:
     end_ids: frozenset[int]
     text_of: Callable[[Sequence[int]], str]
     max_context: int
+    _ends: dict[tuple[tuple[str, ...], int], bool] = field(default_factory=dict)
+
+    def may_end(self, id: int, stop: tuple[str, ...]) -> bool:
+        """Say whether a text that ends with this id may end with one of the stop strings: most never do."""
+        if (stop, id) not in self._ends:
+            last = {each[-1] for each in stop}
+            text = self.text_of([id])
+            # A part of a character reads as U+FFFD by itself; white space may be left out at the beginning of a text.
+            possible = any(char in text for char in last) or "\ufffd" in text or any(map(str.isspace, last))
+            self._ends[stop, id] = possible
+        return self._ends[stop, id]
 
 
 @dataclass
@@ -66,6 +106,8 @@ class WritingSequence:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
     needs_prefill: bool = True
+    """Whether the model has to be taken back to `context` before it goes on."""
+    sampler_logprobs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stack = UndoStack(self.rules.table)
@@ -76,6 +118,8 @@ class WritingSequence:
         self._in_undo_run = False
         self._num_undos = 0
         self._stop_window = 4 * max((len(stop) for stop in self.request.stop), default=0) + 8
+        allowed, asked = self.rules.decode.max_new_tokens, self.request.max_new_tokens
+        self._max_steps = allowed if asked is None else min(allowed, asked)
         if len(self.context) >= self.rules.max_context:
             self.finish_reason = "max_context"
 
@@ -92,18 +136,31 @@ class WritingSequence:
             return banned  # the run of undos may go on; what follows it is chosen after the rewind
         survivors = self.stack.survivors
         for height, bans in self._bans.items():
-            below = tuple(survivors[height:])
-            banned.update(ban.token for ban in bans if ban.path == below)
+            for ban in bans:
+                if height + len(ban.path) == len(survivors) and list(ban.path) == survivors[height:]:
+                    banned.add(ban.token)
         return banned
 
     def wants_rewind(self, token: int) -> bool:
         """Say whether `token` ends a run of undos, so that it must be chosen again from the survivors' context."""
         return self._in_undo_run and not self.rules.table.is_control(token)
 
-    def append(self, token: int, logprob: float) -> None:
+    def take(self, choice: Choice | None) -> None:
+        """Go on with what was chosen: a token, or a rewind before it, or the end where nothing could be chosen."""
+        if choice is None:
+            self.finish_reason = "banned"
+        elif self.wants_rewind(choice.token):
+            self.rewind()
+        else:
+            self.append(choice)
+
+    def append(self, choice: Choice) -> None:
         """Record a sampled token; afterwards `finish_reason` is set if the answer ended."""
+        token, logprob = choice.token, choice.logprob
         self.ids.append(token)
         self.logprobs.append(logprob)
+        if choice.sampled is not None:
+            self.sampler_logprobs.append(choice.sampled)
         self.context.append(token)
         if token in self.rules.end_ids:
             self.finish_reason = "eos"
@@ -140,6 +197,10 @@ class WritingSequence:
             visible = visible[:cut]
             while survivors and len(self.rules.text_of(survivors)) > cut:
                 survivors.pop()
+        raw = False
+        if self.request.stop and cut is None and resolution.counts.undos:
+            written = self.rules.text_of(self._written(self.ids))
+            raw = any(stop in written for stop in self.request.stop)
         return Finished(
             self.request,
             tuple(self.ids),
@@ -148,6 +209,8 @@ class WritingSequence:
             visible,
             self.finish_reason,
             resolution,
+            tuple(self.sampler_logprobs),
+            raw,
         )
 
     def _retract(self, token: int) -> None:
@@ -171,15 +234,22 @@ class WritingSequence:
         self._bans.setdefault(height, []).append(Ban(tuple(removed[:worst]), removed[worst]))
 
     def _at_stop(self) -> bool:
-        if not self.request.stop:
+        stops = self.request.stop
+        if not stops or not self.rules.may_end(self.ids[-1], stops):
             return False
         # A match must involve the newest token, so the text of the last few tokens is enough to find it.
-        tail = self.rules.text_of(self.stack.survivors[-self._stop_window :])
-        return any(stop in tail for stop in self.request.stop)
+        if self.rules.decode.stop_on == "raw":
+            tail = self.rules.text_of(self._written(self.ids[-self._stop_window :]))
+        else:
+            tail = self.rules.text_of(self.stack.survivors[-self._stop_window :])
+        return any(stop in tail for stop in stops)
+
+    def _written(self, ids: Sequence[int]) -> list[int]:
+        return [id for id in ids if not self.rules.table.is_control(id)]
 
     def _budget(self) -> str | None:
         decode = self.rules.decode
-        if len(self.ids) >= decode.max_new_tokens:
+        if len(self.ids) >= self._max_steps:
             return "max_steps"
         if decode.max_survivors is not None and len(self.stack.survivors) >= decode.max_survivors:
             return "max_survivors"

@@ -45,7 +45,7 @@ class Evaluation:
     seed: int
     folder: Path
     limit: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
 
 
 def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Result:
@@ -119,7 +119,9 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
             "prompts_cut": sum(prompt.cut > 0 for prompt in answers.prompts),
             "answers_cut": sum(trace.finish_reason in BUDGET_REASONS for trace in answers.traces),
             "prompts": prompts.to_json(),
+            "stops_in_retracted": sum(trace.stop_in_raw for trace in answers.traces),
             "undo_table": evaluation.opened.table.to_json(),
+            "engine": answers.engine,
         },
         warnings=prompts.warnings(),
     )
@@ -135,6 +137,8 @@ class Answers:
         self.prompts: list[Prompt] = []
         self.traces: list[Trace] = []
         self.eval_hash = ""
+        self.engine: dict[str, Any] = {}
+        """What the answers of this run were generated with; empty where there were none left to generate."""
         self._labels: dict[Key, str] = {}
         self._scored: dict[Key, float | None] = {}
 
@@ -204,10 +208,12 @@ class Answers:
             end_ids=opened.prompter.end_ids,
             text_of=opened.visible_text,
             pad_id=opened.prompter.end_id,
-            batch_size=evaluation.batch_size,
+            slots=evaluation.batch_size,
         )
         with write.Journal(evaluation.folder / layout.TRACES) as journal:
-            for finished in engine.generate(opened.load(), requests, options):
+            generator = engine.Engine(opened.load(), options)
+            self.engine = generator.facts
+            for finished in generator.generate(requests):
                 key = finished.request.key
                 trace = Trace(
                     key=key,
@@ -221,6 +227,8 @@ class Answers:
                     finish_reason=finished.finish_reason,
                     counts=finished.resolution.counts,
                     logprobs=finished.logprobs,
+                    sampler_logprobs=finished.sampler_logprobs,
+                    stop_in_raw=finished.stop_in_raw,
                 )
                 journal.append(trace.to_json())
                 done[key] = trace

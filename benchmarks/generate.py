@@ -1,0 +1,212 @@
+"""How fast answers are generated, against lm-eval's `hf` model on the same checkpoint, prompts and output lengths.
+
+    python benchmarks/generate.py                     # 0-shot, 8-shot, one shared 8-shot header: about an hour
+    python benchmarks/generate.py --settings 0-shot   # one of them
+    python benchmarks/generate.py --shape 100m        # 100 million parameters instead of 11
+    python benchmarks/generate.py --rewind            # what taking back costs beyond the tokens written twice
+
+A randomly initialised Qwen3-shaped checkpoint in float32. Questions and shots are GSM8K's (the folder `gsm8k` of
+`UNSAY_TEST_DATA`, or shared/data beside the project), or generated problems without it. Every answer is as long as
+the gold answer, whatever is written. Sides run by turns in one process, round by
+round; medians of the ratios are printed. The answers must be the same, token by token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils_hf import stop_sequences_criteria
+
+from unsay import engine
+from unsay.datasets import wordproblems
+from unsay.records import Key
+from unsay.settings import Decode
+from unsay.undo import EMPTY, Action, UndoTable
+
+SHAPES = {"11m": (256, 768, 10, 8, 4), "100m": (640, 1920, 16, 20, 10)}
+"""Hidden size, intermediate size, layers, heads, key/value heads; heads have 64 dimensions."""
+VOCABULARY = 4096
+CLOCK = time.process_time if os.environ.get("UNSAY_CPU_TIME") else time.perf_counter
+BATCHES = (8, 16, 32, 64)
+BUNDLED = Path(engine.__file__).parents[1] / "assets" / "unsay-tiny"
+STOPS = ("Question:", "</s>", "\n\nQ: ")
+
+Answers = dict[tuple[int, ...], list[int]]
+"""What was written, by the prompt's ids."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="*", default=["0-shot", "8-shot", "8-shot-shared"])
+    parser.add_argument("--shape", choices=SHAPES, default="11m")
+    parser.add_argument("--documents", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="lm-eval's batch sizes")
+    parser.add_argument("--slots", type=int, help="unsay's; its own choice without it")
+    parser.add_argument("--no-default", action="store_true", help="leave lm-eval's default batch size of 1 out")
+    parser.add_argument("--rewind", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(Path(folder), *SHAPES[options.shape])
+        if options.rewind:
+            raise SystemExit("later")
+            return
+        for setting in options.settings:
+            against_lm_eval(checkpoint, setting, options)
+
+
+def write_checkpoint(folder: Path, hidden: int, inner: int, layers: int, heads: int, shared: int) -> Path:
+    """Write a random model with the bundled model's tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BUNDLED)
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=shared, head_dim=64, max_position_embeddings=8192,
+        tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(3.0)  # far from ties between tokens
+    print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters, vocabulary of "
+          f"{VOCABULARY:,}, {torch.get_num_threads()} threads\n")  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# -- against lm-eval --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Document:
+    """A prompt, and how many tokens its answer has."""
+
+    text: str
+    length: int
+
+
+def documents(setting: str, count: int, tokenizer: Any) -> list[Document]:
+    """Questions with GSM8K's prompt, the shots drawn for each (`8-shot`) or the same for all (`8-shot-shared`)."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("UNSAY_TEST_DATA", beside)) / "gsm8k"
+    if folder.is_dir():
+        test, train = ([json.loads(line) for line in (folder / f"{split}.jsonl").open()] for split in ("test", "train"))
+    else:
+        test, train = (list(wordproblems.generate(split, 2 * count)) for split in ("test", "train"))
+    rng = random.Random(0)
+    found = []
+    for line in rng.sample(test, count):
+        drawn = [] if setting == "0-shot" else train[:8] if setting == "8-shot-shared" else rng.sample(train, 8)
+        shots = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in drawn)
+        length = len(tokenizer(line["answer"]).input_ids) + 1
+        found.append(Document(f"{shots}Question: {line['question']}\nAnswer:", length))
+    return found
+
+
+class OfLength(transformers.StoppingCriteria):  # type: ignore[misc]
+    """Ends each row when it has the tokens it shall have."""
+
+    def __init__(self, start: int, lengths: Sequence[int]) -> None:
+        self.start, self.lengths = start, torch.tensor(lengths)
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return ids.shape[1] - self.start >= self.lengths
+
+
+class Peer(HFLM):  # type: ignore[misc]
+    """lm-eval's `hf` model as it is, each answer ended at its length, and what it wrote kept."""
+
+    lengths: dict[tuple[int, ...], int]
+    answers: Answers
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> Any:
+        rows = [tuple(row[mask.bool()].tolist()) for row, mask in zip(context, options["attention_mask"], strict=True)]
+        lengths = [self.lengths[row] for row in rows]
+        criteria = stop_sequences_criteria(self.tokenizer, stop, context.shape[1], context.shape[0])
+        written = self.model.generate(
+            input_ids=context,
+            max_length=max_length,
+            stopping_criteria=[*criteria, OfLength(context.shape[1], lengths)],
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=None,
+            use_cache=True,
+            do_sample=False,
+            attention_mask=options["attention_mask"],
+        )
+        for row, answer, length in zip(rows, written[:, context.shape[1] :].tolist(), lengths, strict=True):
+            self.answers[row] = answer[:length]
+        return written
+
+
+def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    asked = documents(setting, options.documents, tokenizer)
+    ids = [tuple(tokenizer(document.text).input_ids) for document in asked]
+    lengths = {prompt: document.length for prompt, document in zip(ids, asked, strict=True)}
+    most = max(lengths.values())
+
+    def peer(batch: int) -> tuple[float, Answers]:
+        lm = Peer(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=8192)
+        lm.lengths, lm.answers = lengths, {}
+        arguments = {"until": list(STOPS), "max_gen_toks": most, "do_sample": False}
+        requests = [Instance("generate_until", {}, (document.text, arguments), at) for at, document in enumerate(asked)]
+        begun = CLOCK()
+        lm.generate_until(requests, disable_tqdm=True)
+        return CLOCK() - begun, lm.answers
+
+    def ours() -> tuple[float, Answers]:
+        requests = [
+            engine.Request(Key("t", at), prompt, stop=STOPS, max_new_tokens=lengths[prompt])
+            for at, prompt in enumerate(ids)
+        ]
+        chosen = engine.Options(Decode(max_new_tokens=most), EMPTY, frozenset(), tokenizer.decode, slots=options.slots)
+        begun = CLOCK()
+        answers = {done.request.prompt_ids: list(done.ids) for done in engine.generate(model, requests, chosen)}
+        return CLOCK() - begun, answers
+
+    prompts = statistics.mean(map(len, ids))
+    print(f"{setting}: {len(ids)} documents, prompts of {prompts:.0f} tokens, answers of "
+          f"{statistics.mean(lengths.values()):.0f} (longest {most})")  # fmt: skip
+    sides: dict[str, Callable[[], tuple[float, Answers]]] = {"unsay": ours}
+    sides |= {f"batch {batch}": lambda batch=batch: peer(batch) for batch in options.batches}
+    if not options.no_default:
+        sides["batch 1"] = lambda: peer(1)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for at in range(options.rounds):
+        expected = None
+        for name, side in sides.items():
+            if name == "batch 1" and at:
+                continue  # the slowest by far: once
+            spent, answers = side()
+            seconds[name].append(spent)
+            expected = expected or answers
+            same = sum(answers[prompt] == expected[prompt] for prompt in ids)
+            if same < len(ids):
+                print(f"  {name}: {len(ids) - same} of {len(ids)} answers differ from unsay's")
+    best = min((name for name in sides if name.startswith("batch")), key=lambda name: statistics.median(seconds[name]))
+    for name, spent in seconds.items():
+        ratios = sorted(one / other for one, other in zip(spent, seconds["unsay"], strict=False))
+        print(f"  {name:9} {statistics.median(spent):8.2f} s   unsay is {statistics.median(ratios):5.2f} times as fast "
+              f"({ratios[0]:.2f} to {ratios[-1]:.2f}){'   <- its best' if name == best else ''}", flush=True)  # fmt: skip
+    print()
+
+
+if __name__ == "__main__":
+    main()
