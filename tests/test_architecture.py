@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "definitions": BOTTOM | {"lm_eval_files", "located", "overrides"},
     "config": BOTTOM | FILE | {"store", "preflight"},
     "preflight": BOTTOM | {"config", "lm_eval_files", "overrides"},
+    "accelerate_file": BOTTOM,
     "planning": BOTTOM | {"config", "preflight", "store"},
     "estimate": BOTTOM | {"models", "planning"},
     # folders of interchangeable files, which know the bottom row and their own contract
@@ -83,7 +84,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # carrying experiments out
     "job": BOTTOM | {"config", "identity", "store"},
     "methods": BOTTOM
-    | {"augment", "config", "data", "definitions", "engine", "evaluate", "identity", "job", "store", "train"},
+    | {"augment", "config", "data", "definitions", "engine", "evaluate", "identity", "job", "store", "train"}
+    | {"accelerate_file"},
     "worker": BOTTOM | {"executors", "identity", "job", "store"},
     "executors": BOTTOM | {"job", "store", "worker"},
     "runner": BOTTOM | {"config", "executors", "identity", "job", "report", "store"},
@@ -95,7 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | FILE
     | {"foreign_scores", "handkept_page", "importers", "importing"}
     | {"job", "planning", "preflight", "report", "runner", "store"}
-    | {"estimate", "rehearsal"},
+    | {"accelerate_file", "estimate", "rehearsal"},
     "__init__": BOTTOM | FILE | {"report", "store"},
     "__main__": {"cli"},
 }

@@ -48,6 +48,8 @@ SLOW = (
     ("experiment-file.md", "unsay run lab.yaml --limit 20"),
     ("experiment-file.md", "unsay run lab.yaml"),
     ("experiment-file.md", "unsay run lab.yaml EXP-002"),
+    ("several-gpus.md", "unsay run lab.yaml EXP-001 --processes 2 --limit 20"),
+    ("several-gpus.md", "unsay run lab.yaml EXP-002 --accelerate examples/accelerate/fsdp.yaml --limit 20"),
 )
 # Not run from a test, and why.
 ELSEWHERE = {

@@ -5,7 +5,7 @@ Knows nothing about methods or about where a job runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ Report = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One experiment to carry out. `device`, `dtype` and `batch_size` are recorded but are not part of its identity."""
+    """One experiment to carry out.
+
+    `device`, `dtype`, `batch_size` and `processes` are recorded but are not part of its identity.
+    """
 
     experiment: Experiment
     output_dir: Path
@@ -32,6 +35,8 @@ class Job:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 32
+    processes: Mapping[str, Any] | None = None
+    """An accelerate config (`unsay.accelerate_file`) to train with several processes; None: one trains."""
 
     @property
     def folder(self) -> Path:
@@ -74,6 +79,7 @@ class Job:
             "device": self.device,
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            "processes": None if self.processes is None else dict(self.processes),
         }
 
     @classmethod

@@ -31,6 +31,8 @@ class Options:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 32
+    processes: Mapping[str, Any] | None = None
+    """An accelerate config (`unsay.accelerate_file`) for trainings with several processes."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         device=options.device,
         dtype=options.dtype,
         batch_size=options.batch_size,
+        processes=options.processes,
     )
 
 

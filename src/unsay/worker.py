@@ -128,13 +128,17 @@ def _new_attempt(job: Job, log: Path | None) -> Attempt:
     owner = write.owner()
     log_name = None if log is None else os.path.relpath(log, job.result_folder)
     hardware = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": job.device, "dtype": job.dtype}
+    group: dict[str, Any] = {}
+    if job.processes is not None and job.experiment.settings.training is not None:
+        kind = job.processes["distributed_type"]
+        group = {"training_processes": job.processes["num_processes"], "accelerate": kind}
     return Attempt(
         started=now(),
         host=owner["host"],
         pid=owner["pid"],
         boot_id=owner["boot_id"],
         log=log_name,
-        hardware=hardware | {"batch_size": job.batch_size},
+        hardware=hardware | {"batch_size": job.batch_size} | group,
         versions=dict(_versions()),
     )
 

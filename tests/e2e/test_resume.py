@@ -26,6 +26,7 @@ from unsay.store import layout, read
 from unsay.train.loop import CHECKPOINT
 from unsay.worker import carry_out
 
+ROOT = Path(__file__).parents[2]
 ITEMS = 16
 TIMEOUT = 240.0
 
@@ -54,10 +55,10 @@ class Lab:
         }
         self.file.write_text(json.dumps(document))  # JSON is YAML
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start `unsay run` as a process group of its own."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "unsay", "run", "lab.yaml", "--device", "cpu", "--batch-size", "1"],
+            [sys.executable, "-m", "unsay", "run", "lab.yaml", "--device", "cpu", "--batch-size", "1", *options],
             cwd=self.folder,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
@@ -245,6 +246,78 @@ def test_a_killed_training_goes_on_from_its_checkpoint(lab: Lab, tuning: str) ->
     assert first.keys() == second.keys()
     # The killed process ran on one core: another order of additions, the same weights but for rounding.
     assert all((first[key] - second[key]).abs().max() < 1e-4 for key in first)
+
+
+# Two rows a step, one for each process.
+GROUP_TRAINING = QUICK_TRAINING | {"gradient_accumulation_steps": 2, "max_steps": 30, "val_size": 0.1, "eval_steps": 10}
+
+
+def members(process: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
+    """Return the processes that train together, by their number."""
+    found = {}
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if each.cmdline()[2:4] == ["-m", "unsay.methods._training"]:
+                found[int(each.environ()["RANK"])] = each
+    return found
+
+
+def assert_trained_as_alone(lab: Lab) -> None:
+    """The same curve as one process that nobody disturbed."""
+    job = Job(config.load(lab.file, output_dir=lab.folder / "whole").experiments[0], lab.folder / "whole", device="cpu")
+    assert carry_out(job, lambda event: None).status == "completed"
+    found, whole = (curve(layout.train(each)) for each in (lab.folders()[0], job.folder))
+    assert [point[:2] for point in found] == [point[:2] for point in whole]
+    assert [point[2] for point in found] == pytest.approx([point[2] for point in whole], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_group_leaves_nobody_behind_and_one_process_goes_on(lab: Lab) -> None:
+    lab.write({"method": "sft", "config": "quick"}, quick=GROUP_TRAINING)
+    folder = lab.folders()[0]
+    process = lab.start("--accelerate", str(ROOT / "examples" / "accelerate" / "fsdp.yaml"))
+    wait_for(lambda: list(layout.train(folder).glob(f"{CHECKPOINT}*")), process)
+    group = members(process)
+    assert set(group) == {0, 1}
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: all(gone(each) for each in group.values()))
+    assert lab.record().attempts[-1].hardware["training_processes"] == 2
+
+    assert lab.run() == 0
+    results = read.read_json(layout.train(folder) / layout.TRAIN_RESULTS)
+    assert 0 < results["resumed_from"] < results["steps"] == 30
+    assert results["processes"] == 1
+    assert_trained_as_alone(lab)
+
+
+@pytest.mark.slow
+def test_a_process_of_a_group_that_is_killed_ends_the_experiment_with_its_reason(lab: Lab) -> None:
+    lab.write({"method": "sft", "config": "quick"}, quick=GROUP_TRAINING)
+    folder = lab.folders()[0]
+    process = lab.start("--processes", "2")
+    wait_for(lambda: list(layout.train(folder).glob(f"{CHECKPOINT}*")), process)
+    group = members(process)
+    group[1].kill()
+    assert process.wait(60) == 1
+    assert gone(group[0])
+    assert lab.record().status == "failed"
+    assert "got process 1 killed by SIGKILL" in (lab.record().attempts[-1].error or "")
+
+    # Ctrl-C stops a group as it stops anything else.
+    process = lab.start("--processes", "2")
+    wait_for(lambda: len(members(process)) == 2, process)
+    group = members(process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 1
+    assert all(gone(each) for each in group.values())
+
+    assert lab.run("--processes", "2") == 0
+    assert outcomes(lab.record()) == ["failed", "cancelled", "completed"]
+    results = read.read_json(layout.train(folder) / layout.TRAIN_RESULTS)
+    assert 0 < results["resumed_from"] < results["steps"] == 30
+    assert (results["processes"], results["sharded"], results["gradient_accumulation"]) == (2, False, 1)
+    assert_trained_as_alone(lab)
 
 
 def curve(folder: Path) -> list[tuple[int, str, float]]:

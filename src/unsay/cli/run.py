@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unsay.cli import _lab
 
 if TYPE_CHECKING:
-    from unsay.config import Plan
+    from collections.abc import Mapping, Sequence
+
+    from unsay.config import Experiment, Plan
 
 
 class _Dtype(StrEnum):
@@ -43,6 +45,18 @@ def _refuse_beside_rehearse(others: dict[str, object]) -> None:
             raise typer.BadParameter(f"{name} and --rehearse exclude each other.", param_hint=name)
 
 
+def _refused(experiments: Sequence[Experiment], group: Mapping[str, Any] | None) -> list[str]:
+    """Say which experiments cannot be trained by these processes."""
+    from unsay import accelerate_file
+
+    return [
+        f"{experiment.folder}: {refusal}"
+        for experiment in experiments
+        if group is not None and experiment.settings.training is not None
+        for refusal in accelerate_file.refusals(group, experiment.settings.training)
+    ]
+
+
 def command(
     file: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     ids: Annotated[list[str] | None, typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
@@ -66,17 +80,29 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", callback=_device)] = "auto",
     dtype: Annotated[_Dtype, typer.Option(help="Numbers the weights are loaded as.")] = _Dtype.AUTO,
     batch_size: Annotated[int, typer.Option(help="Answers generated at a time.", min=1)] = 32,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that train one experiment together, one per GPU.", min=1)
+    ] = None,
+    accelerate: Annotated[
+        Path | None, typer.Option(help="An accelerate config file for them: DDP (as without a file) or FSDP.")
+    ] = None,
     as_json: _lab.Json = False,
 ) -> None:
     """Run the experiments of a file, skipping what is finished."""
     from dataclasses import replace
 
-    from unsay import config, preflight, runner
+    from unsay import accelerate_file, config, preflight, runner
     from unsay.cli._running import run_and_show, show_plan
     from unsay.errors import ConfigError
 
     if rehearse:
         _refuse_beside_rehearse({"--dry-run": dry_run, "--limit": limit, "--force": force})
+        _refuse_beside_rehearse({"--processes": processes, "--accelerate": accelerate})
+    group = accelerate_file.read(accelerate, processes)
+    if group is not None and device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(
+            f"{device!r} is one device; {group['num_processes']} processes need auto, cuda or cpu."
+        )
 
     def check(plan: Plan) -> list[str]:
         try:
@@ -85,11 +111,12 @@ def command(
             chosen = []
         if rehearse:  # it looks by itself, and says what it found beside how the rest went
             return []
-        return preflight.check(replace(plan, experiments=tuple(chosen)), name=str(file), access=not dry_run)
+        refused = _refused(chosen, group)
+        return refused + preflight.check(replace(plan, experiments=tuple(chosen)), name=str(file), access=not dry_run)
 
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = runner.choose(plan, ids or [])
-    options = runner.Options(executor, limit, force, device, dtype.value, batch_size)
+    options = runner.Options(executor, limit, force, device, dtype.value, batch_size, group)
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
         return

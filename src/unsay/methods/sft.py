@@ -6,19 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unsay import identity
-from unsay.config import Experiment
-from unsay.data import build
+from unsay import accelerate_file, identity
 from unsay.data.source import open_source
 from unsay.errors import TrainingError
 from unsay.evaluate.evaluate import evaluate_job
 from unsay.evaluate.setup import Opened, open_model
 from unsay.job import Job, Report, Result
-from unsay.methods import _rows
+from unsay.methods import _rows, _training
 from unsay.records import SCHEMA
-from unsay.settings import Training
 from unsay.store import layout, read, write
-from unsay.train.sft import dtype_of, train
+from unsay.train import launch
+from unsay.train.sft import dtype_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,10 @@ class Sft:
         experiment = job.experiment
         source = open_source(experiment.dataset, job.output_dir)
         base = open_model(experiment.model, device=job.device, dtype=job.dtype, undo=experiment.settings.undo)
-        training = _training(experiment)
+        training = _training.settings(experiment)
+        refused = [] if job.processes is None else accelerate_file.refusals(job.processes, training)
+        if refused:
+            raise TrainingError("\n".join(refused))
         hashes = {"data": _rows.data_hash(experiment, source, base)}
         hashes["train"] = identity.train_hash(
             data=hashes["data"],
@@ -50,7 +51,7 @@ class Sft:
 
         # 2. Training, from its newest checkpoint if there is one.
         report({"event": "stage", "stage": "train"})
-        trained = _train(job, base, training, hashes["train"], report)
+        trained = _train(job, base, hashes["train"], report)
 
         # 3. Evaluation of what was trained, on exactly the prompts it was trained with.
         adapter = layout.train(job.train_folder)
@@ -71,15 +72,6 @@ class Sft:
     def export(self, folder: Path, out: Path, *, to: str, style: str) -> dict[str, Any]:
         """Write the rows below `folder` for another trainer; return what was written and what was refused."""
         return _rows.export_rows(folder, out, to=to, style=style)
-
-
-def _training(experiment: Experiment) -> Training:
-    training = experiment.settings.training
-    if training is None:
-        raise TrainingError(
-            f"experiment {experiment.folder} has no training settings. Use a config such as lora/train."
-        )
-    return training
 
 
 def _make_room(folder: Path, hashes: dict[str, str], *, again: bool) -> None:
@@ -103,29 +95,18 @@ def _json(path: Path) -> dict[str, Any] | None:
     return dict(read.read_json(path)) if path.exists() else None
 
 
-def _train(job: Job, base: Opened, training: Training, train_hash: str, report: Report) -> dict[str, Any]:
+def _train(job: Job, base: Opened, train_hash: str, report: Report) -> dict[str, Any]:
     """Train unless it is done, going on from an unfinished one; return the training's results."""
     folder = layout.train(job.train_folder)
     state = _json(folder / layout.TRAINED) or {"schema": SCHEMA, "train_hash": train_hash, "completed": False}
     if not state["completed"]:
         write.write_json(folder / layout.TRAINED, state)
-        result = train(
-            build.load_rows(job.train_folder),
-            model_path=job.experiment.model.path,
-            revision=base.facts["revision"] or job.experiment.model.revision,
-            tokenizer=base.tokenizer,
-            table=base.table,
-            training=training,
-            undo=job.experiment.settings.undo,
-            seed=job.experiment.seed,
-            out=folder,
-            device=base.device,
-            trust_remote_code=job.experiment.model.trust_remote_code,
-            progress=lambda step, total, loss: report(
-                {"event": "progress", "stage": "train", "done": step, "total": total, "loss": loss}
-            ),
-        )
-        state |= {"completed": True, "results": result.results, "identities": []}
+        if job.processes is None:
+            _training.train_here(job, base, report)
+        else:
+            # The group trains where the hashes above were taken: on the device that "auto" turned out to be.
+            launch.run(_training.__name__, replace(job, device=base.device).to_json(), job.processes, report)
+        state |= {"completed": True, "results": _json(folder / layout.TRAIN_RESULTS), "identities": []}
     # Who may evaluate this adapter as a finished experiment's: every experiment that trained, or shares, exactly it.
     mine = identity.identity(job.experiment)
     if mine not in state["identities"]:

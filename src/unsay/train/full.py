@@ -19,6 +19,7 @@ import torch
 from unsay.loading import Quiet
 from unsay.settings import Training
 from unsay.train import lora
+from unsay.train.group import ALONE, Group, rows_here
 
 rows_in_use = lora.rows_in_use
 
@@ -43,18 +44,16 @@ def parameter_groups(model: Any, training: Training) -> list[dict[str, Any]]:
 
 def step(model: Any, optimizer: torch.optim.Optimizer, training: Training, ids: Sequence[int]) -> None:
     """Take the optimiser's step, the rows of `ids` without weight decay and at their own rate."""
-    index = torch.tensor(list(ids), dtype=torch.long)
     matrices = _embeddings(model) if ids else []
-    before = [matrix.detach()[index.to(matrix.device)].clone() for matrix in matrices]
+    here = [rows_here(matrix, ids) for matrix in matrices]
+    before = [local[at].clone() for local, at in here]
     optimizer.step()
     ratio = 1.0 if training.row_learning_rate is None else training.row_learning_rate / training.learning_rate
-    for matrix, old in zip(matrices, before, strict=True):
+    for matrix, (local, at), old in zip(matrices, here, before, strict=True):
         group = next(group for group in optimizer.param_groups if any(matrix is each for each in group["params"]))
-        at = index.to(matrix.device)
-        with torch.no_grad():
-            # AdamW shrinks a weight first and then adds its update, which does not depend on the shrinking.
-            update = matrix[at] - old * (1 - group["lr"] * group["weight_decay"])
-            matrix[at] = old + ratio * update
+        # AdamW shrinks a weight first and then adds its update, which does not depend on the shrinking.
+        update = local[at] - old * (1 - group["lr"] * group["weight_decay"])
+        local[at] = old + ratio * update
 
 
 def trained_rows(model: Any, ids: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -65,24 +64,14 @@ def trained_rows(model: Any, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     return rows if len(_embeddings(model)) == 2 else {"input": rows["input"]}
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the model: safetensors and its config."""
+def save(model: Any, folder: Path, group: Group = ALONE) -> None:
+    """Write the model: safetensors and its config. All processes of a group call this; the first one writes."""
+    tensors = group.collect(model.state_dict(keep_vars=True)) if group.sharded else None
+    if not group.first:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with Quiet():
-        model.save_pretrained(str(folder))
-
-
-def state(model: Any) -> dict[str, torch.Tensor]:
-    """Return every weight by its name; one that two modules share has the first one's."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.named_parameters()}
-
-
-def restore(model: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `state` returned."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+        model.save_pretrained(str(folder), state_dict=tensors)
 
 
 def _embeddings(model: Any) -> list[torch.nn.Parameter]:

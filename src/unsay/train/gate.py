@@ -24,6 +24,7 @@ from unsay.errors import TrainingError
 from unsay.loading import Quiet, load_model
 from unsay.records import UNDO, Row
 from unsay.train import lora
+from unsay.train.group import close
 from unsay.undo import UndoTable
 
 LONGEST_PROBE = 1024
@@ -84,8 +85,9 @@ def measure(model: Any, probe: Row, ids: Sequence[int]) -> Measured:
     training = model.training
     model.eval()
     with torch.no_grad():
-        inputs = torch.tensor([sequence], device=model.get_input_embeddings().weight.device)
+        inputs = torch.tensor([sequence], device=next(model.parameters()).device)
         logits = model(input_ids=inputs, use_cache=False).logits[0, start - cut :].float().cpu()
+    close(model)
     model.train(training)
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     return Measured(logits, lora.rows_in_use(model, ids) if ids else {}, tied)

@@ -3,7 +3,8 @@
 Plain PyTorch. The loss is taken at supervised positions only and divided by their weight in the whole effective batch,
 so that neither padding nor the size of a micro-batch changes the result. Out of memory, micro-batches are halved, then
 activations computed again on the way back. Stopped, the loop goes on from the newest checkpoint and ends where it would
-have ended. Knows no adapter files and no undo: `tuning` is `unsay.train.lora` or `unsay.train.full`.
+have ended. Several processes (`unsay.train.group`) split every effective batch, and the rest stays as it is. Knows no
+adapter files and no undo: `tuning` is `unsay.train.lora` or `unsay.train.full`.
 
     loop = Loop(traces, held_out, training, tuning, seed=0, out=Path("train"), device="cuda", key=key, row_ids=ids)
     loop.train(model)
@@ -20,9 +21,9 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from unsay.settings import Training
 from unsay.store import layout, write
 from unsay.train import curve, rewind
 from unsay.train.collate import Batch, Supervised, collate, order
-from unsay.train.reporting import Reporters
+from unsay.train.group import ALONE, Group, StartAgainError, close, part_of, restore, trainable, whole
+from unsay.train.reporting import NONE, Reporters
 
 Progress = Callable[[int, int, float], None]
 
@@ -110,6 +112,9 @@ class Loop:
     key: str
     bf16: bool = False
     progress: Progress | None = None
+    group: Group = ALONE
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """What a `StartAgainError` said about the memory there is, from a start before this one."""
     step: int = 0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -129,8 +134,10 @@ class Loop:
     def __post_init__(self) -> None:
         training = self.training
         self.size = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        self.micro_batch = self.size if training.auto_find_batch_size else training.per_device_train_batch_size
+        share = math.ceil(self.size / self.group.count)  # of an effective batch, one process's
+        self.micro_batch = share if training.auto_find_batch_size else min(training.per_device_train_batch_size, share)
         self.recompute = training.gradient_checkpointing
+        self.remember(self.memory)
         self.steps_per_epoch = math.ceil(len(self.traces) / self.size)
         by_epochs = math.ceil(training.num_train_epochs * self.steps_per_epoch)
         self.total = training.max_steps if training.max_steps > 0 else by_epochs
@@ -154,7 +161,7 @@ class Loop:
         )
         self.resume(model)
         self.begin_log()
-        self.reporters: Any = Reporters(training.report_to, self.out, model, self.total)
+        self.reporters: Any = Reporters(training.report_to if self.group.first else NONE, self.out, model, self.total)
         if self.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
         self.started = time.monotonic()
@@ -178,7 +185,8 @@ class Loop:
         self.reporters.end()
         self.restore_best(model)
         self.write_state()
-        curve.draw(self.history, self.out)
+        if self.group.first:
+            curve.draw(self.history, self.out)
 
     def remaining(self) -> Iterator[list[int]]:
         """Yield the effective batches from the present step on."""
@@ -198,19 +206,16 @@ class Loop:
         """Take one optimiser step; return its loss and the gradient's norm."""
         examples = [example for trace in traces for example in trace.examples]
         total = sum(trace.weight for trace in traces)
-        while True:
-            torch.manual_seed(_step_seed(self.seed, self.step))
-            try:
-                loss = sum(self.backward(model, batch, total) for batch in self.batches(examples))
-                break
-            except torch.OutOfMemoryError as error:
-                failure = str(error)
-            # Outside the handler, so that the failed step's tensors are gone.
-            self.optimizer.zero_grad(set_to_none=True)
-            self.take_less(model, examples, failure)
+
+        def compute() -> float:
+            torch.manual_seed(_step_seed(self.seed, self.step, self.group.rank))
+            return sum(self.backward(model, batch, total) for batch in self.batches(examples))
+
+        loss = self.within_memory(compute, model, examples)
         self.check_finite("loss", loss, examples)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or math.inf))
+        self.group.add_gradients(parameters)
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or math.inf)))
         self.check_finite("gradient", norm, examples)
         self.tuning.step(model, self.optimizer, self.training, self.row_ids)
         self.schedule.step()
@@ -219,14 +224,35 @@ class Loop:
         return loss, norm
 
     def batches(self, examples: Sequence[Supervised]) -> Iterator[Batch]:
-        """Yield the micro-batches."""
-        for start in range(0, len(examples), self.micro_batch):
-            yield collate(examples[start : start + self.micro_batch]).to(self.device)
+        """Yield this process's micro-batches. Every process has the same number, as sharded ones work in step."""
+        together = self.micro_batch * self.group.count
+        for start in range(0, len(examples), together):
+            mine = examples[start + self.group.rank : start + together : self.group.count]
+            yield collate(mine or [_without_loss(examples[-1])]).to(self.device)
+
+    def within_memory(self, compute: Callable[[], float], model: Any, examples: Sequence[Supervised]) -> float:
+        """Return what `compute` gives, summed over the processes; if it is too much for one of them, all take less."""
+        while True:
+            value, failure = 0.0, ""
+            try:
+                value = compute()
+            except torch.OutOfMemoryError as error:
+                failure = str(error) or "out of memory"
+            # Outside the handler, so that the failed step's tensors are gone.
+            if failure and self.group.sharded:  # the others wait inside a layer and cannot be told
+                self.take_less(model, examples, failure)
+                names = ("micro_batch", "recompute", "out_of_memory")
+                raise StartAgainError({name: getattr(self, name) for name in names})
+            failed, value = self.group.sum(float(bool(failure)), value)
+            if not failed:
+                return value
+            self.optimizer.zero_grad(set_to_none=True)
+            self.take_less(model, examples, failure or "out of memory in another process")
 
     def backward(self, model: Any, batch: Batch, total: float) -> float:
         """Add a micro-batch's share of the gradient; return its share of the loss."""
         share = batch_loss(model, batch, bf16=self.bf16) / total
-        share.backward()  # type: ignore[no-untyped-call]
+        (share * self.group.loss_scale).backward()  # type: ignore[no-untyped-call]
         return float(share.detach())
 
     def take_less(self, model: Any, examples: Sequence[Supervised], failure: str) -> None:
@@ -245,12 +271,19 @@ class Loop:
             {
                 "step": self.step,
                 "micro_batch": self.micro_batch,
-                "accumulation": math.ceil(len(examples) / self.micro_batch),
+                "accumulation": math.ceil(len(examples) / (self.micro_batch * self.group.count)),
                 "recompute": self.recompute,
             }
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Begin with what was found to fit earlier, if something once did not."""
+        if memory.get("out_of_memory"):
+            self.micro_batch = min(self.micro_batch, memory["micro_batch"])
+            self.recompute = self.recompute or memory["recompute"]
+            self.out_of_memory = list(memory["out_of_memory"])
 
     def check_finite(self, what: str, value: float, examples: Sequence[Supervised]) -> None:
         if not math.isfinite(value):
@@ -265,15 +298,14 @@ class Loop:
         """Measure the loss on the held-out rows, note it, and keep the weights if it is the lowest so far."""
         examples = [example for trace in self.held_out for example in trace.examples]
         examples.sort(key=lambda example: -len(example.ids))
+
+        def compute() -> float:
+            with torch.no_grad():
+                return sum(float(batch_loss(model, batch, bf16=self.bf16)) for batch in self.batches(examples))
+
         model.eval()
-        while True:
-            try:
-                with torch.no_grad():
-                    loss = sum(float(batch_loss(model, batch, bf16=self.bf16)) for batch in self.batches(examples))
-                break
-            except torch.OutOfMemoryError as error:
-                failure = str(error)
-            self.take_less(model, examples, failure)
+        loss = self.within_memory(compute, model, examples)
+        close(model)
         model.train()
         loss /= sum(trace.weight for trace in self.held_out)
         self.check_finite("loss on the held-out rows", loss, examples)
@@ -284,19 +316,25 @@ class Loop:
         if self.best is None or loss < self.best["eval_loss"]:
             self.best = {"step": self.step, "eval_loss": loss}
             if self.training.load_best_model_at_end:
-                from safetensors.torch import save_file
-
-                with _complete(self.out / f"{BEST}{self.step}") as folder:
-                    save_file(self.tuning.state(model), str(folder / WEIGHTS))
-                self.keep_best(self.best["step"], *self.checkpointed_best())
+                weights = self.group.collect(trainable(model))
+                if self.group.first:
+                    self.save_best(weights)
         self.write_state()
+
+    def save_best(self, weights: dict[str, torch.Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        with _complete(self.out / f"{BEST}{self.step}") as folder:
+            save_file(weights, str(folder / WEIGHTS))
+        self.keep_best(self.step, *self.checkpointed_best())
 
     def restore_best(self, model: Any) -> None:
         """End with the weights of the lowest loss on the held-out rows, where that is asked for."""
         if self.training.load_best_model_at_end and self.best is not None:
             from safetensors.torch import load_file
 
-            self.tuning.restore(model, load_file(str(self.out / f"{BEST}{self.best['step']}" / WEIGHTS)))
+            self.group.wait()
+            restore(model, load_file(str(self.out / f"{BEST}{self.best['step']}" / WEIGHTS)))
 
     def checkpointed_best(self) -> list[int]:
         """Return the best steps that complete checkpoints may go back to."""
@@ -319,6 +357,8 @@ class Loop:
 
     def begin_log(self) -> None:
         """Start the log, or cut it back to the checkpoint that training goes on from."""
+        if not self.group.first:
+            return
         file = self.out / layout.TRAINER_LOG
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() and self.step else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["current_steps"] <= self.step]
@@ -334,6 +374,8 @@ class Loop:
         self.write_state()
 
     def write_line(self, values: dict[str, Any]) -> None:
+        if not self.group.first:
+            return
         remaining = self.elapsed / max(self.step, 1) * (self.total - self.step)
         line = {
             "current_steps": self.step,
@@ -348,6 +390,8 @@ class Loop:
             file.write(json.dumps(line) + "\n")
 
     def write_state(self) -> None:
+        if not self.group.first:
+            return
         best = (
             {} if self.best is None else {"best_metric": self.best["eval_loss"], "best_global_step": self.best["step"]}
         )
@@ -390,7 +434,11 @@ class Loop:
             "trained_token_share": sum(trace.labels for trace in self.traces)
             / sum(trace.answer for trace in self.traces),
             "micro_batch": self.micro_batch,
-            "gradient_accumulation": math.ceil(min(self.size, len(self.traces)) / self.micro_batch),
+            "gradient_accumulation": math.ceil(
+                min(self.size, len(self.traces)) / (self.micro_batch * self.group.count)
+            ),
+            "processes": self.group.count,
+            "sharded": self.group.sharded,
             "recompute": self.recompute,
             "out_of_memory": self.out_of_memory,
             "resumed_from": self.resumed_from,
@@ -398,7 +446,7 @@ class Loop:
 
     def end(self) -> None:
         """Let go of what only the loop needed."""
-        self.peak_memory = _peak_memory(self.device)
+        self.peak_memory = self.group.largest(_peak_memory(self.device))
         self.optimizer = self.schedule = self.reporters = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -409,11 +457,14 @@ class Loop:
         """Write everything needed to go on, complete or not at all; the checkpoint before it goes."""
         from safetensors.torch import save_file
 
+        optimizer = self.optimizer.state_dict()
+        moments = {f"{at}.{name}": value for at, each in optimizer["state"].items() for name, value in each.items()}
+        weights, moments = self.group.collect(trainable(model)), self.group.collect(moments)
+        if not self.group.first:
+            return
         folder = self.out / f"{CHECKPOINT}{self.step}"
         with _complete(folder) as temporary:
-            save_file(self.tuning.state(model), str(temporary / WEIGHTS))
-            optimizer = self.optimizer.state_dict()
-            moments = {f"{at}.{name}": value for at, each in optimizer["state"].items() for name, value in each.items()}
+            save_file(weights, str(temporary / WEIGHTS))
             save_file(moments, str(temporary / OPTIMIZER))
             state = {
                 "param_groups": optimizer["param_groups"],
@@ -450,18 +501,20 @@ class Loop:
         if not found:
             return
         folder, state = found[-1]
-        self.tuning.restore(model, load_file(str(folder / WEIGHTS)))
+        restore(model, load_file(str(folder / WEIGHTS)))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(str(folder / OPTIMIZER)).items():
+        for key, value in sorted(load_file(str(folder / OPTIMIZER)).items()):  # in one order on all processes
             at, _, name = key.partition(".")
-            moments.setdefault(int(at), {})[name] = value
+            like = parameters[int(at)]
+            moments.setdefault(int(at), {})[name] = part_of(value, like) if value.shape == like.shape else value
         self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         self.schedule.load_state_dict(state["schedule"])
         self.step = self.resumed_from = state["step"]
         self.losses, self.history = state["losses"], state["history"]
-        self.micro_batch, self.recompute = state["micro_batch"], state["recompute"]
-        self.out_of_memory, self.best = state["out_of_memory"], state["best"]
-        self.tokens, self.earlier = state["tokens"], state["elapsed"]
+        if len(state["out_of_memory"]) > len(self.out_of_memory):
+            self.remember(state)
+        self.best, self.tokens, self.earlier = state["best"], state["tokens"], state["elapsed"]
 
 
 def batch_loss(model: Any, batch: Batch, *, bf16: bool = False) -> torch.Tensor:
@@ -499,9 +552,15 @@ def _peak_memory(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Return the seed of a step's dropout, so that a resumed training draws the same."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7])
+def _without_loss(example: Supervised) -> Supervised:
+    """Return a row for a process that has none left while others have."""
+    return replace(example, weights=(0.0,) * len(example.weights), more=())
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of a step's dropout in a process, so that a resumed training draws the same."""
+    text = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import torch
 
 from unsay.errors import TrainingError
 from unsay.settings import Training
+from unsay.train.group import ALONE, Group, opened, trainable, whole
 
 ADAPTER = "default"  # PEFT's name for the only adapter there is
 
@@ -85,7 +86,7 @@ def trained_rows(model: Any, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     for side, module in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
         layer = getattr(module, "token_adapter", None)
         if layer is not None and layer.tied_adapter is None:
-            rows[side] = layer.trainable_tokens_delta[ADAPTER].detach().float().cpu().clone()
+            rows[side] = whole(layer.trainable_tokens_delta[ADAPTER].detach()).float().cpu().clone()
     return rows
 
 
@@ -93,38 +94,22 @@ def rows_in_use(model: Any, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     """Return copies of the rows the model computes with, (tokens, width), whether adapted, merged or plain."""
     index = torch.tensor(list(ids), dtype=torch.long)
     sides = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
-    return {
-        side: module.weight.detach()[index.to(module.weight.device)].float().cpu().clone()
-        for side, module in sides.items()
-    }
+    with opened(model):
+        return {
+            side: module.weight.detach()[index.to(module.weight.device)].float().cpu().clone()
+            for side, module in sides.items()
+        }
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the adapter: safetensors and its settings."""
+def save(model: Any, folder: Path, group: Group = ALONE) -> None:
+    """Write the adapter: safetensors and its settings. All processes of a group call this; the first one writes."""
+    tensors = group.collect(trainable(model)) if group.sharded else None
+    if not group.first:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-
-
-def state(model: Any) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors by the names they have on disk."""
-    from peft import get_peft_model_state_dict
-
-    found = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
-
-
-def restore(model: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `state` returned."""
-    from peft import set_peft_model_state_dict
-
-    result = set_peft_model_state_dict(model, tensors)
-    if result.unexpected_keys:
-        raise TrainingError(
-            f"expected a checkpoint of this adapter, got tensors it has no place for ({result.unexpected_keys[0]}, …); "
-            "remove the checkpoint folders and train again"
-        )
+        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=tensors)
 
 
 def _name(model: Any, module: Any) -> str:

@@ -110,7 +110,7 @@ def inputs(model: Any, batch: Batch) -> dict[str, Any]:
     if batch.sees is not None:
         sees = batch.sees
         if getattr(model.config.get_text_config(), "_attn_implementation", None) == "eager":  # it adds its mask
-            dtype = model.get_input_embeddings().weight.dtype
+            dtype = model.dtype  # not the embeddings': those may be in parts, and put together for the question
             sees = torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
         given |= {"attention_mask": sees, "position_ids": batch.positions}
     return given

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from unsay.settings import Training, UndoData
 from unsay.store import layout, write
 from unsay.train import full, gate, lora, rewind, tokens
 from unsay.train.collate import supervise
+from unsay.train.group import ALONE, Group
 from unsay.train.loop import Loop, Progress, Trace, hold_out
 from unsay.undo import Mask, UndoTable
 
@@ -58,11 +59,16 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
     trust_remote_code: bool = False,
+    group: Group = ALONE,
+    memory: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Fine-tune, save, and check what was saved; see the module. Raise TrainingError when the result cannot be trusted.
 
     `table` holds the control tokens of `tokenizer`. `progress` is called after every optimiser step with the step, the
     number of steps and the loss. A second call with the same arguments goes on from the newest checkpoint in `out`.
+
+    In a `group` of processes each one calls this; the first writes and checks, and only it has `results` to return.
+    Where a sharded one runs out of memory, StartAgainError says with which `memory` to call this in new processes.
     """
     rows = rows if training.max_samples is None else rows[: training.max_samples]
     rows, too_long = _short_enough(rows, training)
@@ -107,14 +113,19 @@ def train(
         key=_key(traces, training, undo, seed, model_path, revision, table),
         bf16=dtype_of(training, device) == "bfloat16",
         progress=progress,
+        group=group,
+        memory=memory or {},
     )
+    group.take(model)
     loop.train(model)
 
     # 3. What is kept, and whether it is what was trained.
     loop.end()
-    tuning.save(model, out)
+    tuning.save(model, out, group)
     whole = tuning is full
-    _save_beside(out, tokenizer, table, known, undo, row_ids, rows_needed if grown and not whole else 0, base, whole)
+    if group.first:
+        rows_kept = rows_needed if grown and not whole else 0
+        _save_beside(out, tokenizer, table, known, undo, row_ids, rows_kept, base, whole)
     distances = gate.moved(first_rows, tuning.trained_rows(model, row_ids), row_ids)
     required = [id for id in row_ids if any(trace.asks_for(id) for trace in traces)]
     gate.check_moved(
@@ -123,6 +134,8 @@ def train(
     probe = gate.choose_probe(rows)
     before = gate.measure(model, probe, row_ids)
     del model
+    if not group.first:
+        return TrainResult(out, loop.step, tuple(loop.losses), {})
     figures = gate.check(before, out, base, probe, row_ids, table.names)
     figures["rows_moved"] = {table.names[id]: sides for id, sides in distances.items()}
 
@@ -203,6 +216,13 @@ def _row_ids(rows: Sequence[Row], table: UndoTable, undo: UndoData | None, known
     return sorted(found | (set(table.actions) - set(known.trained)))
 
 
+# What a training may be stopped and gone on with otherwise: where, how fast and how chattily it goes.
+_SPLIT = (
+    "auto_find_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "logging_steps",
+    "per_device_train_batch_size", "report_to", "save_steps",
+)  # fmt: skip
+
+
 def _key(
     traces: Sequence[Trace],
     training: Training,
@@ -213,11 +233,11 @@ def _key(
     table: UndoTable,
 ) -> str:
     """Return a hash of everything a checkpoint depends on."""
-    other = ("logging_steps", "save_steps", "report_to")
-    settings = {name: value for name, value in asdict(training).items() if name not in other}
+    settings = {name: value for name, value in asdict(training).items() if name not in _SPLIT}
+    size = training.per_device_train_batch_size * training.gradient_accumulation_steps
     init = None if undo is None else undo.init
     digest = hashlib.sha256(
-        json.dumps([settings, init, seed, model_path, revision, table.sha256()], sort_keys=True).encode()
+        json.dumps([settings, size, init, seed, model_path, revision, table.sha256()], sort_keys=True).encode()
     )
     for trace in traces:
         for example in trace.examples:
