@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from unsay.records import Key
 from unsay.settings import Decode
 from unsay.undo import EMPTY, Action, UndoTable
 
-SHAPES = {"11m": (256, 768, 10, 8, 4), "100m": (640, 1920, 16, 20, 10)}
+SHAPES = {"tiny": (32, 64, 2, 4, 2), "11m": (256, 768, 10, 8, 4), "100m": (640, 1920, 16, 20, 10)}
 """Hidden size, intermediate size, layers, heads, key/value heads; heads have 64 dimensions."""
 VOCABULARY = 4096
 CLOCK = time.process_time if os.environ.get("UNSAY_CPU_TIME") else time.perf_counter
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(Path(folder), *SHAPES[options.shape])
         if options.rewind:
-            raise SystemExit("later")
+            rewind(checkpoint, options.documents, options.rounds, options.slots)
             return
         for setting in options.settings:
             against_lm_eval(checkpoint, setting, options)
@@ -204,8 +204,47 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
     for name, spent in seconds.items():
         ratios = sorted(one / other for one, other in zip(spent, seconds["unsay"], strict=False))
         print(f"  {name:9} {statistics.median(spent):8.2f} s   unsay is {statistics.median(ratios):5.2f} times as fast "
-              f"({ratios[0]:.2f} to {ratios[-1]:.2f}){'   <- its best' if name == best else ''}", flush=True)  # fmt: skip
+              f"({ratios[0]:.2f} to {ratios[-1]:.2f}){'   <- its best' * (name == best)}", flush=True)  # fmt: skip
     print()
+
+
+# -- what taking back costs -------------------------------------------------------------------------------------------
+
+
+def rewind(checkpoint: Path, count: int, rounds: int, slots: int | None) -> None:
+    """Answers that rewind, and answers of the same model without undo, per token that went through the model."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    prompts = [tuple(tokenizer(document.text).input_ids) for document in documents("0-shot", count, tokenizer)]
+    table = UndoTable({VOCABULARY - 1: Action("pop")}, {VOCABULARY - 1: "<pop>"})
+
+    def run(decode: Decode) -> tuple[float, int, int]:
+        """Seconds, tokens fed to the model after the prompts, rewinds."""
+        requests = [engine.Request(Key("t", at), prompt) for at, prompt in enumerate(prompts)]
+        chosen = engine.Options(decode, table, frozenset(), tokenizer.decode, slots=slots)
+        begun = CLOCK()
+        done = [answer.resolution.counts for answer in engine.generate(model, requests, chosen)]
+        seconds = CLOCK() - begun
+        rewinds = sum(counts.episodes for counts in done)
+        return seconds, sum(counts.sampled for counts in done) + rewinds, rewinds
+
+    rewinding = Decode(undo_context="rewind", max_new_tokens=160, max_visits=10_000)
+    low, high = 0.0, 64.0
+    for _ in range(8):  # a bias with which about one token in ten begins to take something back
+        bias = (low + high) / 2
+        _, tokens, rewinds = run(replace(rewinding, max_new_tokens=40, undo_bias=bias))
+        low, high = (bias, high) if rewinds < 0.1 * tokens else (low, bias)
+    rewinding = replace(rewinding, undo_bias=low)
+    ratios, seen = [], (0, 0)
+    for _ in range(rounds):
+        seconds, tokens, rewinds = run(rewinding)
+        plain, plain_tokens, _ = run(Decode(undo="ban", max_new_tokens=round(tokens / count)))
+        ratios.append((seconds / tokens) / (plain / plain_tokens))
+        seen = tokens, rewinds
+    ratios.sort()
+    print(f"{count} answers, {seen[0]} tokens through the model with {seen[1]} rewinds among them")
+    print(f"a token costs {statistics.median(ratios):.3f} times what it costs without undo "
+          f"({ratios[0]:.3f} to {ratios[-1]:.3f})")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -130,9 +130,8 @@ def against_the_libraries(found: list[Pair], source: str, rounds: int) -> None:
     print(f"{len(found)} pairs, {length:.0f} characters a text: {source}; {rounds} rounds\n")
     words = Words()
     joined = [libraries.joined(pair) for pair in found]
-    numbered = [
-        tuple("".join([words[word] for word in rouge_lf.joined_words(text)]) for text in pair) for pair in joined
-    ]
+    cut = [tuple(map(rouge_lf.joined_words, pair)) for pair in joined]
+    numbered = [tuple("".join([words[word] for word in side]) for side in pair) for pair in cut]
     _report(
         "all four scores",
         [by_turns(lambda part: list(map(libraries.scores, part)), found, [(ours, found)]) for _ in range(rounds)],
@@ -146,12 +145,17 @@ def against_the_libraries(found: list[Pair], source: str, rounds: int) -> None:
                 joined,
                 [
                     (our_rouge_l, numbered),
+                    (our_rouge_l, cut),
                     (lambda part: our_rouge_l([tuple(map(rouge_lf.joined_words, pair)) for pair in part]), joined),
                 ],
             )
             for _ in range(rounds)
         ],
-        ["unsay, its words numbered already (as they are for ROUGE-1)", "unsay, from the same space-joined tokens"],
+        [
+            "unsay, its words numbered already (as they are for ROUGE-1)",
+            "unsay, from lists of words",
+            "unsay, from the same space-joined tokens",
+        ],
     )
 
 

@@ -95,10 +95,12 @@ def tiny_model(
     seed: int = 0,
     layers: int = 2,
     hidden: int = 32,
+    window: int | None = None,
 ) -> Path:
     """Write a random model and its tokenizer into `folder` and return it.
 
-    `controls` puts those control tokens into the tokenizer; `spare_rows` is how many embedding rows lie beyond it.
+    `controls` puts those control tokens into the tokenizer; `spare_rows` is how many embedding rows lie beyond it;
+    `window` is how far a sliding layer sees, in the families that have one.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -106,7 +108,7 @@ def tiny_model(
     if tokenizer is None:
         tokenizer = llama3_tokenizer() if family == "llama" else tiny_tokenizer((*SPECIALS, *controls))
     torch.manual_seed(seed)
-    config = _config(family, len(tokenizer) + spare_rows, tie, layers, hidden)
+    config = _config(family, len(tokenizer) + spare_rows, tie, layers, hidden, window)
     config.eos_token_id = tokenizer.eos_token_id
     config.bos_token_id = tokenizer.bos_token_id
     config.pad_token_id = tokenizer.pad_token_id
@@ -120,7 +122,7 @@ def tiny_model(
     return folder
 
 
-def _config(family: str, rows: int, tie: bool, layers: int, hidden: int) -> Any:
+def _config(family: str, rows: int, tie: bool, layers: int, hidden: int, window: int | None) -> Any:
     import transformers
 
     if family == "gpt2":
@@ -145,6 +147,10 @@ def _config(family: str, rows: int, tie: bool, layers: int, hidden: int) -> Any:
         "mistral": transformers.MistralConfig,
         "gemma3": transformers.Gemma3TextConfig,
     }
+    if window is not None:
+        common["sliding_window"] = window
+        if family == "gemma3":
+            common["layer_types"] = ["sliding_attention", "full_attention"] * (layers // 2)
     if family == "qwen2":
         del common["head_dim"]
     return kinds[family](**common)

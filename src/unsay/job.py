@@ -5,12 +5,13 @@ Knows nothing about methods or about where a job runs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unsay.config import Experiment, experiment_from_json, experiment_to_json
+from unsay.config import Dataset, Experiment, experiment_from_json, experiment_to_json
 from unsay.identity import identity
 from unsay.records import SCHEMA
 from unsay.store import layout, read
@@ -25,7 +26,7 @@ Report = Callable[[Event], None]
 class Job:
     """One experiment to carry out.
 
-    `device`, `dtype`, `batch_size` and `processes` are recorded but are not part of its identity.
+    `device`, `dtype`, `batch_size` and `processes` are recorded but are not part of its identity; nor is `evaluated`.
     """
 
     experiment: Experiment
@@ -34,9 +35,14 @@ class Job:
     force: bool = False
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
+    """Answers generated at a time; None: as many as suit the device."""
+    check_batch: int = 0
+    """Answers to generate again alone, to see whether they come out the same."""
     processes: Mapping[str, Any] | None = None
     """An accelerate config (`unsay.accelerate_file`) to train with several processes; None: one trains."""
+    evaluated: tuple[Dataset, ...] = ()
+    """The other datasets that the experiment's file evaluates on: what is trained on must not be in there either."""
 
     @property
     def folder(self) -> Path:
@@ -79,7 +85,9 @@ class Job:
             "device": self.device,
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            "check_batch": self.check_batch,
             "processes": None if self.processes is None else dict(self.processes),
+            "evaluated": [dataclasses.asdict(dataset) for dataset in self.evaluated],
         }
 
     @classmethod
@@ -87,6 +95,7 @@ class Job:
         known = {key: item for key, item in value.items() if key != "schema"}
         known["experiment"] = experiment_from_json(known["experiment"])
         known["output_dir"] = Path(known["output_dir"])
+        known["evaluated"] = tuple(Dataset(**dataset) for dataset in known.get("evaluated", ()))
         return cls(**known)
 
 

@@ -30,7 +30,8 @@ class Options:
     force: bool = False
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
+    check_batch: int = 0
     processes: Mapping[str, Any] | None = None
     """An accelerate config (`unsay.accelerate_file`) for trainings with several processes."""
 
@@ -97,6 +98,8 @@ def known_id(output_dir: Path, experiment: Experiment) -> str | None:
 
 
 def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
+    """Return what carries out one experiment of a plan."""
+    evaluated = {each.dataset.name: each.dataset for each in plan.experiments}
     return Job(
         experiment,
         plan.output_dir,
@@ -105,7 +108,9 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         device=options.device,
         dtype=options.dtype,
         batch_size=options.batch_size,
+        check_batch=options.check_batch,
         processes=options.processes,
+        evaluated=tuple(other for other in evaluated.values() if other != experiment.dataset),
     )
 
 

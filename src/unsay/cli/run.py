@@ -79,7 +79,12 @@ def command(
     output_dir: Annotated[Path | None, typer.Option(help="The lab folder, instead of the file's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", callback=_device)] = "auto",
     dtype: Annotated[_Dtype, typer.Option(help="Numbers the weights are loaded as.")] = _Dtype.AUTO,
-    batch_size: Annotated[int, typer.Option(help="Answers generated at a time.", min=1)] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Answers generated at a time; as many as suit the device without it.", min=1)
+    ] = None,
+    check_batch: Annotated[
+        int, typer.Option(min=0, help="Generate N answers again, each alone, and say how many come out the same.")
+    ] = 0,
     processes: Annotated[
         int | None, typer.Option(help="Processes that train one experiment together, one per GPU.", min=1)
     ] = None,
@@ -116,7 +121,7 @@ def command(
 
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = runner.choose(plan, ids or [])
-    options = runner.Options(executor, limit, force, device, dtype.value, batch_size, group)
+    options = runner.Options(executor, limit, force, device, dtype.value, batch_size, check_batch, group)
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
         return

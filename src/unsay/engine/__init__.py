@@ -7,7 +7,7 @@ visible answer) comes from a function its caller hands in.
 """
 
 from unsay.engine.engine import Engine, generate
-from unsay.engine.options import Options
+from unsay.engine.options import Event, Observer, Options
 from unsay.engine.sequence import Finished, Request
 
-__all__ = ["Engine", "Finished", "Options", "Request", "generate"]
+__all__ = ["Engine", "Event", "Finished", "Observer", "Options", "Request", "generate"]

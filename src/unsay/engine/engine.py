@@ -40,7 +40,9 @@ class Engine:
     def __init__(self, model: Any, options: Options) -> None:
         self.model = model
         self.options = options
-        self.rules = Rules(options.decode, options.table, options.end_ids, options.text_of, _max_context(model))
+        self.rules = Rules(
+            options.decode, options.table, options.end_ids, options.text_of, _max_context(model), options.observe
+        )
         self.facts: dict[str, Any] = {
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -60,8 +62,9 @@ class Engine:
                 yield WritingSequence(request, self.rules).finished()
         if not possible:
             return
-        # Similar lengths beside each other, the longest first, so that running out of memory shows at once.
-        possible.sort(key=lambda request: -len(request.prompt_ids))
+        # Similar lengths beside each other, the longest first, so that running out of memory shows at once; and prompts
+        # that begin alike.
+        possible.sort(key=lambda request: (-len(request.prompt_ids), request.prompt_ids))
         try:
             with taken_over(self.model) as model:
                 yield from _Schedule(model, possible, self).run()
@@ -96,6 +99,9 @@ class _Schedule:
             "chunk": self.chunk,
             "shared_prefix": len(self.trunk),
             "attention": "scaled_dot_product_attention",
+            "steps": 0,
+            "read": len(self.trunk),
+            "taken_over": 0,
         }
 
     def run(self) -> Iterator[Finished]:
@@ -111,6 +117,8 @@ class _Schedule:
                     raise
                 failure = str(error)
             else:
+                self.facts["steps"] += 1
+                self.facts["read"] += sum(len(chunk.ids) for chunk in step.chunks)
                 for slot, start, token in step.decoding:
                     self.held[slot][start:] = [token]
                 for chunk in step.chunks:
@@ -195,7 +203,7 @@ class _Schedule:
             following = self._next()
             context = following.context[len(self.trunk) :]
             source, shared = self._most_shared(context)
-            if any(_common_length(context, other) >= shared + TRUNK for other in admitted):
+            if any(_common_length(context, other) >= shared + SHARED for other in admitted):
                 self.waiting.appendleft(following)  # what it begins with is about to be read
                 return
             following.needs_prefill = False
@@ -204,6 +212,7 @@ class _Schedule:
             if source != slot and shared:
                 self.memory.copy(source, slot, shared)
             self.held[slot] = prefix
+            self.facts["taken_over"] += shared
             reading += len(context) - shared
             admitted.append(context)
 

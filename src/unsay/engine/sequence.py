@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from unsay.engine.options import Event, Observer
 from unsay.records import Key
 from unsay.settings import Decode
 from unsay.undo import Resolution, UndoStack, UndoTable, resolve
@@ -75,6 +76,7 @@ class Rules:
     end_ids: frozenset[int]
     text_of: Callable[[Sequence[int]], str]
     max_context: int
+    observe: Observer | None = None
     _ends: dict[tuple[tuple[str, ...], int], bool] = field(default_factory=dict)
 
     def may_end(self, id: int, stop: tuple[str, ...]) -> bool:
@@ -117,6 +119,7 @@ class WritingSequence:
         self._survivor_logprobs: list[float] = []
         self._in_undo_run = False
         self._num_undos = 0
+        self._settled = 0
         self._stop_window = 4 * max((len(stop) for stop in self.request.stop), default=0) + 8
         allowed, asked = self.rules.decode.max_new_tokens, self.request.max_new_tokens
         self._max_steps = allowed if asked is None else min(allowed, asked)
@@ -147,12 +150,15 @@ class WritingSequence:
 
     def take(self, choice: Choice | None) -> None:
         """Go on with what was chosen: a token, or a rewind before it, or the end where nothing could be chosen."""
+        before = len(self.ids), len(self.stack)
         if choice is None:
             self.finish_reason = "banned"
         elif self.wants_rewind(choice.token):
             self.rewind()
         else:
             self.append(choice)
+        if self.rules.observe is not None:
+            self._tell(self.rules.observe, *before)
 
     def append(self, choice: Choice) -> None:
         """Record a sampled token; afterwards `finish_reason` is set if the answer ended."""
@@ -212,6 +218,30 @@ class WritingSequence:
             tuple(self.sampler_logprobs),
             raw,
         )
+
+    @property
+    def settled(self) -> int:
+        """How many of the first survivors nothing can take back any more; never fewer than before."""
+        height, decode, actions = len(self.stack), self.rules.decode, self.rules.table.actions.values()
+        if self.finish_reason is not None or decode.undo == "ban" or not actions:
+            return height
+        if any(action.kind != "pop" for action in actions):
+            return 0
+        undos = self._max_steps - len(self.ids)
+        if decode.max_undos is not None:
+            undos = min(undos, decode.max_undos - self._num_undos)
+        return max(0, height - undos * max(action.count for action in actions))
+
+    def _tell(self, observe: Observer, sampled: int, height: int) -> None:
+        """Tell what became of the answer since it had so many sampled tokens and survivors."""
+        for token in self.ids[sampled:]:
+            if self.rules.table.is_control(token):
+                observe(Event(self.request.key, "retract", token, height - len(self.stack)))
+            elif token not in self.rules.end_ids:
+                observe(Event(self.request.key, "emit", token))
+        if self.settled > self._settled:
+            self._settled = self.settled
+            observe(Event(self.request.key, "commit", count=self._settled))
 
     def _retract(self, token: int) -> None:
         self._num_undos += 1

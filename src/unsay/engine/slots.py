@@ -35,11 +35,15 @@ class CannotTakeOverError(Exception):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens that a slot reads at once; it holds `start` tokens of the same sequence already, the trunk left out."""
+    """Tokens that a slot reads at once; it holds `start` tokens of the same sequence already, the trunk left out.
+
+    The logits after the last `wanted` of them are computed.
+    """
 
     slot: int
     start: int
     ids: Sequence[int]
+    wanted: int = 1
 
     @property
     def end(self) -> int:
@@ -90,7 +94,7 @@ class Slots:
 
     @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
-        """Compute a step; return the logits after each decoding token and each chunk's last, (rows, vocabulary)."""
+        """Compute a step; return the logits after each decoding token and what each chunk wants, (rows, vocabulary)."""
         device = self.model.device
         ids = [token for _, _, token in step.decoding]
         places = [start for _, start, _ in step.decoding]
@@ -98,7 +102,7 @@ class Slots:
         for chunk in step.chunks:
             ids += chunk.ids
             places += range(chunk.start, chunk.end)
-            last.append(len(ids) - 1)
+            last += range(len(ids) - chunk.wanted, len(ids))
         forward = _Forward(self, step, device)
         token = _CURRENT.set(forward)
         try:

@@ -18,8 +18,10 @@ from unsay import engine, identity, metrics, prompt_checks
 from unsay.data.source import Source
 from unsay.errors import EvaluationError
 from unsay.evaluate import task_scores
+from unsay.evaluate.batch_check import check_batch
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
 from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_config
+from unsay.evaluate.serving import engine_of
 from unsay.evaluate.setup import Opened
 from unsay.evaluate.task_scores import FILTERS, ExactMatchReading
 from unsay.job import Job, Report, Result
@@ -46,6 +48,8 @@ class Evaluation:
     folder: Path
     limit: int | None = None
     batch_size: int | None = None
+    check_batch: int = 0
+    """Answers to generate again alone, to see whether they come out the same."""
 
 
 def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Result:
@@ -62,6 +66,7 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
         folder=job.result_folder,
         limit=job.limit,
         batch_size=job.batch_size,
+        check_batch=job.check_batch,
     )
     result = evaluate(
         evaluation,
@@ -89,6 +94,7 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     reading = task_scores.read_exact_match(config, own=evaluation.source.task is None)
     answers = Answers(evaluation, _exact_match(reading, config), progress)
     results = _run_lm_eval(evaluation, config, answers)
+    checked = answers.check_batch() if evaluation.check_batch else None
     task = str(config["task"])
     lines = results["samples"][task]
     total = int(results["n-samples"][task]["original"])
@@ -122,8 +128,9 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
             "stops_in_retracted": sum(trace.stop_in_raw for trace in answers.traces),
             "undo_table": evaluation.opened.table.to_json(),
             "engine": answers.engine,
-        },
-        warnings=prompts.warnings(),
+        }
+        | ({} if checked is None else {"batch_check": checked}),
+        warnings=(*prompts.warnings(), *_batch_warnings(checked)),
     )
 
 
@@ -139,12 +146,15 @@ class Answers:
         self.eval_hash = ""
         self.engine: dict[str, Any] = {}
         """What the answers of this run were generated with; empty where there were none left to generate."""
+        self._items: Sequence[PromptItem] = ()
+        self._model: Any = None
         self._labels: dict[Key, str] = {}
         self._scored: dict[Key, float | None] = {}
 
     def __call__(self, items: Sequence[PromptItem]) -> list[str]:
         """Return the visible text of every answer, in the order of `items`."""
         evaluation = self._evaluation
+        self._items = items
         self.prompts = [self._prompt(item) for item in items]
         self.eval_hash = identity.eval_hash(
             weights=evaluation.opened.weights,
@@ -197,12 +207,19 @@ class Answers:
             return {}
         return {trace.key: trace for trace in found if wanted.get(trace.key) == trace.prompt_sha256}
 
-    def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Key, Trace]) -> None:
+    def check_batch(self) -> dict[str, Any]:
+        """Generate some answers again alone; see `unsay.evaluate.batch_check`."""
+        self._model = self._model or self._evaluation.opened.load()
+        traces = {trace.key: trace for trace in self.traces}
+        requests = [self._request(item, prompt) for item, prompt in zip(self._items, self.prompts, strict=True)]
+        return check_batch(self._model, requests, self._options(), traces, self._evaluation.check_batch)
+
+    def _request(self, item: PromptItem, prompt: Prompt) -> engine.Request:
+        return engine.Request(prompt.key, prompt.ids, _seed(self._evaluation.seed, prompt), item.stop)
+
+    def _options(self) -> engine.Options:
         evaluation, opened = self._evaluation, self._evaluation.opened
-        seeds = {prompt.key: _seed(evaluation.seed, prompt) for _, prompt in missing}
-        hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
-        requests = [engine.Request(prompt.key, prompt.ids, seeds[prompt.key], item.stop) for item, prompt in missing]
-        options = engine.Options(
+        return engine.Options(
             decode=evaluation.decode,
             table=opened.table,
             end_ids=opened.prompter.end_ids,
@@ -210,8 +227,16 @@ class Answers:
             pad_id=opened.prompter.end_id,
             slots=evaluation.batch_size,
         )
-        with write.Journal(evaluation.folder / layout.TRACES) as journal:
-            generator = engine.Engine(opened.load(), options)
+
+    def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Key, Trace]) -> None:
+        evaluation, opened = self._evaluation, self._evaluation.opened
+        hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
+        requests = [self._request(item, prompt) for item, prompt in missing]
+        with (
+            write.Journal(evaluation.folder / layout.TRACES) as journal,
+            engine_of(opened, self._options(), evaluation.folder) as generator,
+        ):
+            self._model = generator.model if isinstance(generator, engine.Engine) else None
             self.engine = generator.facts
             for finished in generator.generate(requests):
                 key = finished.request.key
@@ -219,7 +244,7 @@ class Answers:
                     key=key,
                     prompt_sha256=hashes[key],
                     eval_hash=self.eval_hash,
-                    seed=seeds[key],
+                    seed=finished.request.seed,
                     ids=finished.ids,
                     pieces=tuple(opened.prompter.pieces(finished.ids)),
                     visible_ids=finished.visible_ids,
@@ -243,6 +268,14 @@ class Answers:
         scores = [score for score in self._scored.values() if score is not None]
         so_far = None if not scores else metrics.share(scores, STRICT)
         self._progress(len(done), len(self.prompts), so_far)
+
+
+def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:
+    if checked is None or checked["agree"] == checked["items"]:
+        return ()
+    return (
+        f"{checked['items'] - checked['agree']} of {checked['items']} answers come out differently alone",
+    )
 
 
 def _seed(seed: int, prompt: Prompt) -> int:

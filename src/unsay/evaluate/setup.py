@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unsay import augment, identity, loading
+from unsay.backend import SERVER, Backend
 from unsay.config import Model
-from unsay.errors import EvaluationError
+from unsay.errors import EvaluationError, ModelError
 from unsay.models import family_of
 from unsay.prompts import Prompter
 from unsay.settings import Decode, UndoData
@@ -31,7 +33,15 @@ class Opened:
     load: Callable[[], Any]
     context: str | None = None
     """The undo context the adapter or the weights were trained with; None where nothing says."""
+    model: Model | None = None
+    adapter: Path | None = None
+    """The adapter on the model's weights, or a whole training's folder."""
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def backend(self) -> Backend | None:
+        """What generates with this model; None: this process."""
+        return None if self.model is None else self.model.backend
 
     @property
     def template(self) -> str | None:
@@ -63,6 +73,12 @@ def open_model(
     `adapter` is a training's folder; the model's own adapter is used otherwise. `weights` overrides the identity of
     the weights (a training is identified by its inputs). Raises ModelError.
     """
+    served = model.backend is not None and model.backend.kind == SERVER
+    if model.backend is not None and served and adapter is not None:
+        raise ModelError(
+            f"expected to evaluate what was trained, got model {model.name} from the server at {model.backend.url}, "
+            "which has the weights it was started with; use `backend: vllm`, which starts one with the new weights"
+        )
     adapter = adapter or (Path(model.adapter) if model.adapter else None)
     config = loading.load_config(model.path, model.revision, model.trust_remote_code)
     tokenizer = loading.load_tokenizer(model.path, model.revision, model.trust_remote_code, adapter=adapter)
@@ -78,12 +94,13 @@ def open_model(
     prompter = Prompter(tokenizer, model.template, eos_ids=eos_ids, control_ids=table.actions)
     device, dtype = resolve_device(device, dtype)
 
-    def load() -> Any:
-        return loading.load_model(
-            model.path, model.revision, adapter, device, dtype, model.trust_remote_code, merge=True
-        )
+    load = partial(
+        loading.load_model, model.path, model.revision, adapter, device, dtype, model.trust_remote_code, merge=True
+    )
 
     commit = getattr(config, "_commit_hash", None)
+    if served:  # what it computes on, and in which numbers, only it knows
+        device = dtype = SERVER
     return Opened(
         tokenizer=tokenizer,
         prompter=prompter,
@@ -94,6 +111,8 @@ def open_model(
         dtype=dtype,
         load=load,
         context=None if undo_file is None else loading.read_undo_file(undo_file).context,
+        model=model,
+        adapter=adapter,
         facts={"device": device, "dtype": dtype, "revision": commit},
     )
 
