@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that `make test` shares the tests among.
+TESTERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all check
@@ -11,7 +13,7 @@ demo: $(READY)
 	$(BIN)/unsay demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TESTERS) --dist loadfile
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

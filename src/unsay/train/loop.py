@@ -156,7 +156,8 @@ class Loop:
         self.schedule = get_scheduler(
             training.lr_scheduler_type,
             self.optimizer,
-            num_warmup_steps=math.ceil(self.total * training.warmup_ratio),
+            # The first step of a warm-up has a rate of zero: a training of one step has none.
+            num_warmup_steps=min(math.ceil(self.total * training.warmup_ratio), self.total - 1),
             num_training_steps=self.total,
         )
         self.resume(model)

@@ -117,6 +117,13 @@ def test_the_row_moves_and_survives_saving_and_merging(
     assert read_undo_file(tmp_path / "undo.json").table == setting.table
 
 
+def test_a_training_of_one_step_moves_the_row(tiny_models: Folders, tmp_path: Path) -> None:
+    setting = Setting(tiny_models())
+    result = setting.train(tmp_path, replace(FAST, max_steps=1, warmup_ratio=0.1))
+    (token,) = setting.table.names.values()
+    assert min(result.results["gate"]["rows_moved"][token].values()) > 0
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_a_vocabulary_without_spare_rows_grows_and_is_found_again(
     tie: bool, tiny_models: Folders, tmp_path: Path
