@@ -35,13 +35,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lm_eval_files": set(),
     "lm_eval_metrics": set(),
     "prompt_checks": BOTTOM,
+    "backend": set(),
     "located": BOTTOM,
     "identity": BOTTOM | {"config", "lm_eval_files"},
     "suffix": BOTTOM | {"identity"},
     "overrides": BOTTOM | {"located"},
-    "definitions": BOTTOM | {"lm_eval_files", "located", "overrides"},
+    "definitions": BOTTOM | {"backend", "lm_eval_files", "located", "overrides"},
     "config": BOTTOM | FILE | {"store", "preflight"},
-    "preflight": BOTTOM | {"config", "lm_eval_files", "overrides"},
+    "preflight": BOTTOM | {"backend", "config", "lm_eval_files", "overrides"},
     "accelerate_file": BOTTOM,
     "planning": BOTTOM | {"config", "preflight", "store"},
     "estimate": BOTTOM | {"models", "planning"},
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": BOTTOM,
     "report": BOTTOM | {"metrics", "prompt_checks", "store"},
     # computing
-    "engine": BOTTOM,
+    "engine": BOTTOM | {"backend"},
     "prompts": BOTTOM | {"models"},
     "loading": BOTTOM | {"models", "store"},
     "train": BOTTOM | {"loading", "store"},
@@ -69,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BOTTOM
     | {
         "augment",
+        "backend",
         "config",
         "data",
         "engine",
@@ -90,7 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "executors": BOTTOM | {"job", "store", "worker"},
     "runner": BOTTOM | {"config", "executors", "identity", "job", "report", "store"},
     # a plan in small; the models for it are made by a process of their own
-    "rehearsal": BOTTOM | {"config", "estimate", "job", "models", "planning", "preflight", "runner", "store"},
+    "rehearsal": BOTTOM | {"backend", "config", "estimate", "job", "models", "planning", "preflight", "runner", "store"},
     "stand_in": BOTTOM | {"loading", "models", "store"},
     # what a person touches: these see the reading half
     "cli": BOTTOM

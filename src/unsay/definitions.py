@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay import catalog, overrides
+from unsay.backend import SERVER, START_TIMEOUT, TIMEOUT, VLLM, Backend, missing_interpreter, wrong_args, wrong_url
 from unsay.errors import UnsayError
 from unsay.lm_eval_files import TASK_FILES
 from unsay.located import Located
@@ -50,6 +52,12 @@ class Model:
     experiment: str | None = None
     """Folder, relative to the lab's, of a finished experiment whose `train/` holds the adapter to use."""
     experiment_identity: str | None = None
+    backend: Backend | None = None
+    """What generates its answers; None: the process that evaluates it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.backend, Mapping):  # as it comes out of JSON
+            object.__setattr__(self, "backend", Backend.from_json(self.backend))
 
     @property
     def is_local(self) -> bool:
@@ -330,7 +338,7 @@ def _named(root: Mapping[str, Located], section: str, say: Say) -> Iterable[tupl
 
 
 def _model(name: str, node: Located, known: Model | None, places: _Places) -> Model | None:
-    keys = ("path", "revision", "adapter", "template", "trust_remote_code")
+    keys = ("path", "revision", "adapter", "template", "trust_remote_code", "backend")
     section = Section(node, f"model {name!r}", keys, places.say)
     path, revision, adapter = section.get("path"), section.get("revision"), section.get("adapter")
     if path is not None:
@@ -349,6 +357,7 @@ def _model(name: str, node: Located, known: Model | None, places: _Places) -> Mo
         adapter=places.folder_of(adapter, section.line("adapter"), "adapter folder") if adapter else model.adapter,
         template=_template(section, places) or model.template,
         trust_remote_code=bool(section.get("trust_remote_code", bool)),
+        backend=_backend(name, section.entries.get("backend"), places) or model.backend,
     )
     if model.is_local and model.revision:
         places.say(section.line("revision"), f"model {name!r} is a folder, so `revision:` means nothing; remove it")
@@ -358,6 +367,60 @@ def _model(name: str, node: Located, known: Model | None, places: _Places) -> Mo
             "trust_remote_code runs code from the hub: pin it with `revision:` and the full 40-digit commit",
         )
     return model
+
+
+def _backend(name: str, node: Located | None, places: _Places) -> Backend | None:
+    """Read `vllm`, `{vllm: PYTHON, args: …}` or `{server: URL, model: …}`."""
+    if node is None or node.value is None:
+        return None
+    what = f"the backend of model {name!r}"
+    if not isinstance(node.value, dict):
+        if node.text != VLLM:
+            places.say(
+                node.line,
+                f"{what} must be `vllm`, {{vllm: ~/vllm/bin/python}} or {{server: http://127.0.0.1:8000/v1}}; "
+                f"got {node.described()}",
+            )
+            return None
+        return _checked(Backend(VLLM), what, node.line, places)
+    if SERVER in node.mapping():
+        section = Section(node, what, (SERVER, "model", "timeout"), places.say)
+        url = section.get(SERVER)
+        reason = wrong_url(url) if url is not None else "is empty; expected one such as http://127.0.0.1:8000/v1"
+        if reason is not None:
+            places.say(section.line(SERVER), f"{SERVER}: the address {reason}")
+            return None
+        return Backend(SERVER, url=url, served_name=section.get("model"), timeout=_timeout(section, "timeout", TIMEOUT))
+    section = Section(node, what, (VLLM, "args", "timeout", "start_timeout"), places.say)
+    if VLLM not in section.entries:
+        places.say(node.line, f"{what} needs `vllm:` with the Python that has it, or `server:` with an address")
+        return None
+    interpreter, args = section.get(VLLM), section.get("args", list[str]) or ()
+    for reason in wrong_args(args):
+        places.say(section.line("args"), f"args: {reason}")
+    backend = Backend(
+        VLLM,
+        None if interpreter is None else places.local(interpreter),
+        args,
+        _timeout(section, "start_timeout", START_TIMEOUT),
+        timeout=_timeout(section, "timeout", TIMEOUT),
+    )
+    return _checked(backend, what, section.line(VLLM), places)
+
+
+def _checked(backend: Backend, what: str, line: int, places: _Places) -> Backend:
+    reason = missing_interpreter(backend) if places.check else None
+    if reason is not None:
+        places.say(line, f"{what}: {reason}")
+    return backend
+
+
+def _timeout(section: Section, key: str, default: float) -> float:
+    value = section.get(key, float)
+    if value is not None and not 0 < value < math.inf:
+        section.say(section.line(key), f"{key} must be a number of seconds above 0; got {value:g}")
+        return default
+    return default if value is None else float(value)
 
 
 def _template(section: Section, places: _Places) -> str | None:

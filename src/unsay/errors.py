@@ -9,6 +9,7 @@
     │   └── LockedError       another process is writing this folder
     ├── TrainingError         training cannot go on
     └── EvaluationError       an evaluation cannot be trusted or cannot go on
+        └── ServerError       a server that generates is not there, or does not give what is needed
 
 Every message says what was expected, what came, and what to do next.
 """
@@ -58,3 +59,7 @@ class TrainingError(UnsayError):
 
 class EvaluationError(UnsayError):
     """An evaluation cannot be trusted or cannot go on."""
+
+
+class ServerError(EvaluationError):
+    """A server that generates answers is not there, or does not give what is needed."""

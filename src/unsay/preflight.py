@@ -11,11 +11,14 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from unsay import catalog, lm_eval_files
+from unsay.backend import SERVER, VLLM, missing_interpreter
 from unsay.config import Dataset, Experiment, Model, Plan
 from unsay.errors import DataError, UnsayError
 from unsay.overrides import VANILLA
@@ -50,6 +53,7 @@ def check(plan: Plan, *, name: str | None = None, access: bool = True) -> list[s
         if experiment.model not in models:
             models.add(experiment.model)
             _check_model(experiment.model, found, access=access)
+        _check_backend(experiment, found, access=access)
         if experiment.method != VANILLA and experiment.model not in trained:
             trained.add(experiment.model)
             _check_template(experiment.model, experiment.method, found)
@@ -183,6 +187,40 @@ def _check_weights(folder: Path, found: Found) -> None:
         old = any(folder.glob("pytorch_model*.bin"))
         hint = "convert its .bin files to safetensors" if old else "copy model.safetensors there"
         found(f"model folder without weights in safetensors format: {folder}; {hint}")
+
+
+def _check_backend(experiment: Experiment, found: Found, *, access: bool) -> None:
+    """A server that runs already has weights of its own; a vLLM to be started must be there."""
+    model, backend = experiment.model, experiment.model.backend
+    if backend is None:
+        return
+    if backend.kind == SERVER and (experiment.method != VANILLA or model.experiment is not None):
+        what = f"{experiment.method} trains" if experiment.method != VANILLA else f"{model.name} is"
+        found(
+            f"{what} other weights than the server at {backend.url} has, which would be evaluated instead; "
+            "use `backend: vllm`, which starts one with the new weights, or export them and start one yourself"
+        )
+    if backend.kind == VLLM and backend.interpreter is not None and access and not missing_interpreter(backend):
+        reason = _without_vllm(backend.interpreter)
+        if reason is not None:
+            found(f"backend of model {model.name!r}: {reason}")
+
+
+@cache
+def _without_vllm(interpreter: str) -> str | None:
+    """Say why an interpreter cannot start vLLM: asked without importing it, which would take many seconds."""
+    code = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('vllm') else 7)"
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    try:
+        done = subprocess.run([interpreter, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{interpreter} does not run: {error}"
+    if done.returncode == 0:
+        return None
+    said = f": {done.stderr.strip().splitlines()[-1]}" if done.stderr.strip() else ""
+    return (
+        f"{interpreter} finds no vLLM{said}; install it there (docs/servers.md), or name another environment's Python"
+    )
 
 
 def _check_template(model: Model, method: str, found: Found) -> None:

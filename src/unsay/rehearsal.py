@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay import catalog, models, preflight, runner
+from unsay.backend import SERVER
 from unsay.config import Dataset, Experiment, Model, Plan
 from unsay.errors import UnsayError
 from unsay.estimate import ASSUMPTIONS, BATCH, GPU, Estimate, Load, estimate, parameters
@@ -309,9 +310,15 @@ class _Stage:
         shape = shape or models.known_shape(model.path)
         made = self.folder / "models" / re.sub(r"[^A-Za-z0-9._-]", "_", model.name) / str(len(orders))
         stand_in = dataclasses.replace(plain, path=str(made), revision=None, adapter=None, trust_remote_code=False)
+        if model.backend is not None and model.backend.kind == SERVER:
+            stand_in = dataclasses.replace(stand_in, backend=None)
         part = _Part(stand_in, shape, own_tokenizer=local and config is not None)
         if model.adapter is not None or (model.experiment is not None and not in_plan):
             part.notes.append(f"{model.name}: without its adapter, which fits the true weights only")
+        if model.backend is not None and stand_in.backend is None:
+            part.notes.append(
+                f"{model.name}: generated here, as the server at {model.backend.url} has the true weights"
+            )
         if not model.is_local and not preflight.is_cached(model.path, revision=model.revision):
             part.download = 0 if shape is None else 2 * parameters(shape)
             gated = ", and it is gated: access shows only when it is asked for" if preflight.needs_token(model) else ""

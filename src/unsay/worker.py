@@ -129,9 +129,11 @@ def _new_attempt(job: Job, log: Path | None) -> Attempt:
     log_name = None if log is None else os.path.relpath(log, job.result_folder)
     hardware = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": job.device, "dtype": job.dtype}
     group: dict[str, Any] = {}
+    if job.experiment.model.backend is not None:
+        group["backend"] = job.experiment.model.backend.to_json()
     if job.processes is not None and job.experiment.settings.training is not None:
         kind = job.processes["distributed_type"]
-        group = {"training_processes": job.processes["num_processes"], "accelerate": kind}
+        group |= {"training_processes": job.processes["num_processes"], "accelerate": kind}
     return Attempt(
         started=now(),
         host=owner["host"],
