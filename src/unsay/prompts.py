@@ -26,6 +26,15 @@ from unsay import models
 from unsay.errors import DataError, ModelError
 
 Message = Mapping[str, str]
+
+# How Qwen and Llama cut text into words. After a line break that no white space follows a new word begins: what takes
+# a line break ends with it, and nothing looks back.
+_WORDS = tuple(
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{number}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for number in (r"\p{N}", r"\p{N}{1,3}")
+)
+_CUTS = ({"String": "\n"}, {"Regex": "\n"}, {"Regex": r"\n"}, *({"Regex": words} for words in _WORDS))
 Span = tuple[int, int]
 
 
@@ -146,11 +155,46 @@ class Prompter:
 
     def encode_answer(self, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
         """Return the ids of an answer, without any special token, and the characters each id stands for."""
-        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
-        encoded = self.tokenizer(text, **options)
-        ids = tuple(encoded["input_ids"])
+        backend = self._backend(split=True)
+        if backend is not None:
+            encoded = backend.encode(text, add_special_tokens=False)
+            ids, spans = tuple(encoded.ids), tuple(encoded.offsets)
+        else:
+            options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+            slow = self.tokenizer(text, **options)
+            ids, spans = (
+                tuple(slow["input_ids"]),
+                tuple((int(start), int(end)) for start, end in slow["offset_mapping"]),
+            )
         self._check_text_ids(ids, text)
-        return ids, tuple((int(start), int(end)) for start, end in encoded["offset_mapping"])
+        return ids, spans
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Return the ids alone, as `encode_answer` gives them."""
+        return self._encode_text(text)
+
+    @cached_property
+    def lines_apart(self) -> bool:
+        """Whether nothing before a line changes its ids, as long as it does not begin with white space.
+
+        True only where the tokenizer's own description shows it: text is cut at line breaks before all else.
+        """
+        if not self._is_plain:
+            return False
+        state = self._state()
+        cutter = state.get("pre_tokenizer") or {}
+        steps = cutter.get("pretokenizers") or [cutter]
+        first = steps[0]
+        cuts = (first.get("type"), first.get("behavior"), first.get("invert")) == ("Split", "Isolated", False)
+        within = all(
+            step.get("type") in ("Split", "ByteLevel", "Digits") and not step.get("add_prefix_space") for step in steps
+        )
+        across = [
+            token for token in state["added_tokens"] if token["lstrip"] or token["rstrip"] or "\n" in token["content"]
+        ]
+        plain = (state.get("normalizer") or {}).get("type") in (None, "NFC")
+        is_bpe = state["model"].get("type") == "BPE" and not state["model"].get("dropout")
+        return cuts and within and first.get("pattern") in _CUTS and plain and is_bpe and not across
 
     @cached_property
     def end_id(self) -> int:
@@ -174,6 +218,17 @@ class Prompter:
         eos = self.tokenizer.eos_token_id
         return self._eos_ids | {self.end_id} | (frozenset() if eos is None else {int(eos)})
 
+    def agrees_with(self, other: Prompter) -> bool:
+        """Say whether both give plain text the same ids; one may have control tokens that the other has not."""
+        mine, theirs = self._state(), other._state()
+        found = [{token["content"]: token for token in each["added_tokens"]} for each in (mine, theirs)]
+        alike = all(
+            found[0][name] == found[1][name] if name in found[0] and name in found[1] else token["special"]
+            for each in found
+            for name, token in each.items()
+        )
+        return alike and all(mine.get(part) == theirs.get(part) for part in ("normalizer", "pre_tokenizer", "model"))
+
     # -- ids to text --------------------------------------------------------------------------------------------------
 
     def text_of(self, ids: Iterable[int]) -> str:
@@ -193,10 +248,13 @@ class Prompter:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of everything that decides how this tokenizer turns text into ids."""
-        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return hashlib.sha256(json.dumps(self._state(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.tokenizer.backend_tokenizer.to_str())
         state.pop("truncation", None)
         state.pop("padding", None)
-        return hashlib.sha256(json.dumps(state, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return state
 
     def _piece(self, id: int) -> str:
         piece = self._pieces.get(id)
@@ -223,7 +281,31 @@ class Prompter:
                 return full[:start]
         return ()
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether transformers only hands texts to the tokenizer below it, which several Python layers then cost."""
+        kind = type(self.tokenizer)
+        own = ("__call__", "encode", "_encode_plus")
+        home = "transformers.tokenization_utils_"
+        return all(str(getattr(getattr(kind, name, None), "__module__", "")).startswith(home) for name in own)
+
+    def _backend(self, *, split: bool) -> Any | None:
+        """Return the tokenizer below transformers', set as transformers sets it before every text; None without."""
+        if not self._is_plain:
+            return None
+        backend = self.tokenizer.backend_tokenizer
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        if backend.encode_special_tokens != split:
+            backend.encode_special_tokens = split
+        return backend
+
     def _encode(self, text: str, *, split: bool) -> tuple[int, ...]:
+        backend = self._backend(split=split)
+        if backend is not None:  # without the places of the ids in the text, which take their time
+            return tuple(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split))
 
     def _encode_text(self, text: str) -> tuple[int, ...]:

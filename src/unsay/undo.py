@@ -178,8 +178,8 @@ class UndoStack:
             return min(action.count, depth)
         if action.kind == "pop_all" or depth == 0:
             return depth
-        keep = depth - 1
-        while keep and self.survivors[keep - 1] not in self.table.newline_ids:
+        keep, survivors, breaks = depth - 1, self.survivors, self.table.newline_ids
+        while keep and survivors[keep - 1] not in breaks:
             keep -= 1
         return depth - keep
 
@@ -647,7 +647,7 @@ class _Check:
         self.check_shape()
         # The end token is the last id and stays out of the stack. Whole runs of ids between controls go at once:
         # a build checks every row, and most of a row is ordinary.
-        self.controls = [at for at, id in enumerate(self.row.ids) if id in self.table.actions]
+        self.controls = places(self.row.ids, self.table.actions)
         stack = UndoStack(self.table)
         done = 0
         for at in self.controls:
@@ -676,7 +676,7 @@ class _Check:
                     f"expected no control token in the {place}, got {self.table.names[found]!r}; "
                     "encode user text without special tokens"
                 )
-        ends = [index for index, id in enumerate(row.ids) if id in self.eos_ids]
+        ends = places(row.ids, self.eos_ids)
         _refuse_overlap(self.table, self.eos_ids)
         if ends != [len(row.ids) - 1]:
             self.refuse(f"expected one end token, at index {len(row.ids) - 1}, got end tokens at {ends}")
@@ -687,6 +687,9 @@ class _Check:
             letters[at] = CLEAN
         for at in self.controls:
             letters[at] = UNDO
+        # A correction is a survivor of another name; a control or a mistake is not.
+        if self.row.provenance.replace(CORRECTION, CLEAN) == "".join(letters):
+            return
         for at, (expected, letter) in enumerate(zip(letters, self.row.provenance, strict=True)):
             if letter != expected and (expected, letter) != (CLEAN, CORRECTION):
                 allowed = f"{CLEAN} or {CORRECTION}" if expected == CLEAN else expected
@@ -721,6 +724,18 @@ class _Check:
         if tuple(taken[:compared]) == right[:compared]:
             what = "the first token taken back" if exact else "the line taken back"
             self.refuse(f"expected {what} at place {depth} to differ from the right one, got the same")
+
+
+def places(ids: Sequence[int], wanted: Collection[int]) -> list[int]:
+    """Return where in `ids` one of `wanted` stands, in order."""
+    found: list[int] = []
+    for id in wanted:  # few against many: looking for each takes less than asking every id
+        at = -1
+        for _ in range(ids.count(id)):
+            at = ids.index(id, at + 1)
+            found.append(at)
+    found.sort()
+    return found
 
 
 def _refuse_overlap(table: UndoTable, eos_ids: Collection[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from unsay import catalog
 from unsay.augment import Answer, Candidate, Source, Strategy, Vocabulary, apply_strategy, load
 from unsay.errors import ConfigError, UndoError
 from unsay.records import CORRECTION, ERROR, UNDO, Row
-from unsay.undo import EMPTY, check_row, resolve
+from unsay.undo import EMPTY, UndoStack, check_row, resolve
 
 STRATEGIES = catalog.names("augment")
 FROM_CANDIDATES = ("own_samples", "splice")
@@ -153,3 +154,52 @@ def test_real_answers(name: str, strategy: Strategy, encoding: Encoding) -> None
 def test_candidates_are_needed(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} needs `candidates:`.*--sample"):
         load(name)
+
+
+NESTING = [
+    name
+    for name in STRATEGIES
+    if "depth" in {field.name for field in dataclasses.fields(catalog.plugin("augment", name))}
+]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("undo", ["line", "token"])
+@pytest.mark.parametrize("name", NESTING)
+def test_mistakes_inside_mistakes_are_taken_back_first(name: str, undo: str) -> None:
+    """Between two tokens that a later undo takes back stands one that an earlier undo takes back: e…e u e…u."""
+    given = OPTIONS.get(name, {}) | ({} if name == "random_tokens" else {"undo": undo})
+    strategy = load(name, given | {"depth": 3})
+    vocabulary = BYTES.vocabulary(
+        *[id for id, action in ACTIONS.items() if action.count == 1 and action.kind in strategy.actions]
+    )
+    answer = with_candidates(BYTES, ANSWER)
+    nested = 0
+    for seed in range(60):
+        row = apply_strategy(name, strategy, Source("train-1", (), answer, END), vocabulary, seed=seed)
+        held = re.findall("ue+u", row.provenance)
+        nested += bool(held)
+        stack = UndoStack(vocabulary.table)
+        for id in row.ids[:-1]:
+            stack.push(id)
+        assert tuple(stack.survivors) == answer.ids
+    assert nested > 10
+    flat = [
+        apply_strategy(name, load(name, given), Source("train-1", (), answer, END), vocabulary, seed=seed)
+        for seed in range(60)
+    ]
+    assert not any(re.search("ue+u", row.provenance) for row in flat)
+
+
+def test_depth_is_found_where_a_mistake_can_hold_another() -> None:
+    assert {"random_tokens", "arithmetic_slip", "future_step", "splice"} <= set(NESTING)
+
+
+@pytest.mark.parametrize("name", [name for name in NESTING if name != "random_tokens"])
+def test_depth_needs_a_control_token_that_pops_one(name: str) -> None:
+    strategy = load(name, OPTIONS.get(name, {}) | {"depth": 2})
+    with pytest.raises(ConfigError, match=f"{name} with depth: 2 needs a control token that pops one token"):
+        apply_strategy(
+            name, strategy, Source("train-1", (), with_candidates(BYTES, ANSWER), END), BYTES.vocabulary(LINE), seed=0
+        )
+    with pytest.raises(ConfigError, match="depth of 1 or more"):
+        load(name, OPTIONS.get(name, {}) | {"depth": 0})

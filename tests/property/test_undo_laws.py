@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -17,7 +18,9 @@ from tests.encodings import ACTIONS, BYTES, END, LINE, NAMES, POP, POP_2, RESET
 from unsay import catalog
 from unsay.augment import Answer, Candidate, Source, Strategy, apply_strategy, load
 from unsay.augment.arithmetic_slip import ArithmeticSlip
+from unsay.augment.future_step import FutureStep
 from unsay.augment.random_tokens import RandomTokens
+from unsay.augment.splice import Splice
 from unsay.errors import ConfigError, UndoError
 from unsay.records import CLEAN, CORRECTION, ERROR, UNDO, Row
 from unsay.undo import (
@@ -244,6 +247,12 @@ NAMED: list[tuple[str, Strategy]] = [
     ("arithmetic_slip", ArithmeticSlip(rate=0.7)),
     ("arithmetic_slip", ArithmeticSlip(rate=1, carry=1, undo="line")),
     ("arithmetic_slip", ArithmeticSlip(rate=1, carry=0.5, undo="token", max_errors_per_answer=9)),
+    ("arithmetic_slip", ArithmeticSlip(rate=1, carry=0.5, depth=3)),
+    ("arithmetic_slip", ArithmeticSlip(rate=1, undo="token", depth=3)),
+    ("future_step", FutureStep(rate=1, depth=3)),
+    ("future_step", FutureStep(rate=1, undo="token", depth=3)),
+    ("splice", Splice(Path("candidates.jsonl"), rate=1, depth=3)),
+    ("splice", Splice(Path("candidates.jsonl"), rate=1, undo="token", depth=3)),
 ]
 strategies = st.sampled_from(NAMED)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from tests import tiny
 from unsay import models
@@ -303,6 +304,114 @@ def test_an_answer_comes_with_its_characters() -> None:
     assert prompter.text_of(ids) == text
     assert "".join(text[start:end] for start, end in offsets) == text
     assert set(ids) <= set(prompter.ordinary_ids)
+
+
+# How the tokenizers of Qwen 2 to 3 and of Llama 3 cut text into words.
+QWEN, LLAMA = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+    + number
+    + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for number in (r"\p{N}", r"\p{N}{1,3}")
+)
+
+
+def cut_by(pattern: str, normalizer: Any = None, *, prefix: bool = False) -> Prompter:
+    """Return a prompter whose tokenizer cuts text into words in another way."""
+    from tokenizers import Regex, pre_tokenizers
+
+    tokenizer = chatml()
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+        ]
+    )
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    return Prompter(tokenizer)
+
+
+texts = st.lists(
+    st.one_of(
+        st.text(max_size=8),
+        st.sampled_from(["\n", "\n\n", "\r\n", " ", "Tom has", "12", "'s", "\u0301", ".\n", "<|im_end|>"]),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=texts)
+def test_the_short_way_to_the_tokenizer_gives_the_same_ids(text: str) -> None:
+    prompter, own = PROMPTERS["own"], chatml()
+    expected = own(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    ids, offsets = prompter.encode_answer(text)
+    assert list(ids) == expected["input_ids"] == list(prompter.encode_text(text))
+    assert [tuple(pair) for pair in expected["offset_mapping"]] == list(offsets)
+    assert prompter._encode(text, split=False) == tuple(own.encode(text, add_special_tokens=False))
+
+
+def test_a_tokenizer_with_a_way_of_its_own_is_asked_itself() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    class Loud(PreTrainedTokenizerFast):  # type: ignore[misc]
+        def _encode_plus(self, text: Any, *rest: Any, **options: Any) -> Any:
+            return super()._encode_plus(text.lower(), *rest, **options)
+
+    tokenizer = Loud(tokenizer_object=chatml().backend_tokenizer, eos_token="<|im_end|>")
+    assert Prompter(tokenizer).encode_text("TOM") == PROMPTERS["own"].encode_text("tom")
+    assert Prompter(tokenizer).encode_answer("TOM")[0] == PROMPTERS["own"].encode_text("tom")
+    assert not Prompter(tokenizer).lines_apart
+
+
+def test_a_setting_that_another_left_in_the_tokenizer_does_not_cut_texts() -> None:
+    prompter = Prompter(chatml())
+    prompter.tokenizer.backend_tokenizer.enable_truncation(3)
+    prompter.tokenizer.backend_tokenizer.enable_padding(length=50)
+    text = "Tom has 12 + 7 = <<12+7=19>>19 apples."
+    assert prompter.encode_text(text) == PROMPTERS["own"].encode_text(text) == prompter.encode_answer(text)[0]
+
+
+APART = {"qwen": cut_by(QWEN, normalizers.NFC()), "llama": cut_by(LLAMA), "line by line": cut_by(r"\n")}
+
+
+@pytest.mark.parametrize("name", APART)
+@settings(max_examples=80, deadline=None)
+@given(before=texts, line=texts)
+def test_a_line_has_the_same_ids_whatever_stands_before_it(name: str, before: str, line: str) -> None:
+    prompter = APART[name]
+    assert prompter.lines_apart
+    if line[:1].strip():
+        whole = prompter.encode_text(f"{before}\n{line}")
+        assert whole == prompter.encode_text(f"{before}\n") + prompter.encode_text(line)
+
+
+def test_lines_are_only_apart_where_the_tokenizer_says_so() -> None:
+    from tokenizers import AddedToken
+
+    assert cut_by(QWEN, normalizers.NFC()).lines_apart
+    assert not cut_by(QWEN, normalizers.Replace("\n", " ")).lines_apart
+    assert not cut_by(r"\s+").lines_apart
+    assert not cut_by(QWEN, prefix=True).lines_apart
+    for token in (AddedToken("a\nb"), AddedToken("<x>", lstrip=True), AddedToken("<y>", rstrip=True)):
+        prompter = cut_by(QWEN)
+        prompter.tokenizer.backend_tokenizer.add_tokens([token])
+        assert not prompter.lines_apart
+
+
+def test_two_tokenizers_agree_when_they_differ_in_special_tokens_only() -> None:
+    from tokenizers import AddedToken
+
+    mine, plain = Prompter(chatml()), Prompter(tiny.tiny_tokenizer(tiny.SPECIALS, vocabulary=397))
+    more = chatml()
+    more.add_tokens([AddedToken("<|more|>", special=True)], special_tokens=True)
+    word = chatml()
+    word.add_tokens(["apples"])
+    assert mine.agrees_with(Prompter(more))
+    assert Prompter(more).agrees_with(mine)
+    assert not mine.agrees_with(Prompter(word))
+    assert not mine.agrees_with(plain), "another vocabulary"
 
 
 def test_pieces_show_each_token() -> None:

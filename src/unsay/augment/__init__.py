@@ -27,6 +27,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from unsay import catalog
@@ -75,12 +76,19 @@ class Vocabulary:
     """What a strategy may use of a tokenizer.
 
     `sampleable` are ordinary ids for random tokens, without special or control tokens. `encode` turns plain text into
-    ids without adding any; it must be the encoding that made `Answer.ids`.
+    ids without adding any; it must be the encoding that made `Answer.ids`. `lines_apart` says that nothing before a
+    line changes its ids, as long as it does not begin with white space: a line can then be encoded alone.
     """
 
     table: UndoTable
     sampleable: Sequence[int]
     encode: Callable[[str], tuple[int, ...]]
+    lines_apart: bool = False
+
+    @cached_property
+    def line_break(self) -> tuple[int, ...]:
+        """The ids of a line break alone."""
+        return self.encode("\n")
 
 
 @dataclass(frozen=True)

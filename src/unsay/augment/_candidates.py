@@ -1,17 +1,22 @@
-"""What `splice` and `own_samples` share: where another answer departs from the right one (longest common subsequence).
+"""What `splice` and `own_samples` share: another answer is drawn and laid over the right one, and where it departs from
+that (longest common subsequence) is written and taken back.
 
 departures(answer.ids, candidate.ids)     # [Departure(place=3, end=4, errors=(17, 20)), …]
+first_edits(answer, drawn(answer, others, self, rng, wanted="…", useless="…"), ("token", pop), context, self)
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rapidfuzz.distance import LCSseq
 
-from unsay.augment import Answer, Vocabulary
+from unsay.augment import Answer, NoMistakeError, Vocabulary
 from unsay.augment._writing import Edit, Unit, wrong_line, wrong_tokens
+from unsay.undo import places
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,46 @@ class Departure:
     place: int
     end: int
     errors: tuple[int, ...]
+
+
+class Options(Protocol):
+    """The options that both have."""
+
+    @property
+    def max_span(self) -> int: ...
+
+    @property
+    def min_errors_per_answer(self) -> int: ...
+
+
+Ids = tuple[int, ...]
+
+
+def drawn(answer: Answer, others: Sequence[Ids], options: Options, rng: random.Random, *, wanted: str,
+          useless: str) -> list[Ids]:  # fmt: skip
+    """Return the candidates that may be used, `others`, in the order in which they are tried.
+
+    Raise NoMistakeError, saying what was `wanted` and why all candidates are `useless`, where one is needed.
+    """
+    if not others and options.min_errors_per_answer:
+        got = f"{len(answer.candidates)}, all {useless}" if answer.candidates else "none"
+        raise NoMistakeError(f"expected {wanted}, got {got}")
+    tried = list(others)
+    rng.shuffle(tried)
+    return tried
+
+
+def first_edits(answer: Answer, others: Sequence[Ids], undo: tuple[Unit, int], context: Vocabulary,
+                options: Options) -> list[Edit]:  # fmt: skip
+    """Return where the first candidate that can be used departs from the right answer; `undo` is what takes it back.
+
+    A candidate may differ only where nothing can be taken back, or in fewer places than are needed.
+    """
+    for other in others:
+        edits = edits_of(answer, other, *undo, context, options.max_span)
+        if edits and len(edits) >= options.min_errors_per_answer:
+            return edits
+    return []
 
 
 def departures(ids: Sequence[int], other: Sequence[int]) -> list[Departure]:
@@ -58,7 +103,7 @@ def edits_of(answer: Answer, other: Sequence[int], unit: Unit, control: int, con
             for each in departures(answer.ids, other)
         )
         return [edit for edit in made if edit is not None]
-    alone = context.encode("\n")
+    alone = context.line_break
     found = []
     for each in line_departures(answer.ids, other, table.newline_ids):
         errors = _whole_lines(each.errors, longest, table.newline_ids)
@@ -83,7 +128,8 @@ def _gaps(left: Sequence[Hashable], right: Sequence[Hashable]) -> list[tuple[int
 
 
 def _lines(ids: Sequence[int], newline_ids: Collection[int]) -> list[tuple[int, int]]:
-    ends = [at + 1 for at, id in enumerate(ids) if id in newline_ids]
+    # Few of a vocabulary's line breaks are in an answer.
+    ends = [at + 1 for at in places(ids, set(ids).intersection(newline_ids))]
     if not ends or ends[-1] < len(ids):
         ends.append(len(ids))
     return [(begin, end) for begin, end in zip([0, *ends], ends, strict=False) if begin < end]

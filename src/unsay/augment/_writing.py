@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Literal, get_args
 
 from unsay.augment import Answer, Augmented, NoMistakeError
@@ -109,8 +108,11 @@ def control_of(strategy: str, undo: Unit, table: UndoTable) -> tuple[Unit, int]:
     raise ConfigError(f"{strategy} with undo: {undo} needs a control token that {needed}; there is none")
 
 
-def actions_of(undo: Unit) -> tuple[ActionKind, ...]:
-    return ("pop_line",) if undo == "line" else ("pop",)
+def actions_of(undo: Unit, depth: int = 1) -> tuple[ActionKind, ...]:
+    """Return what control tokens must do: what lies inside a mistake is taken back token by token."""
+    if undo == "line":
+        return ("pop_line",) if depth == 1 else ("pop_line", "pop")
+    return ("pop",)
 
 
 def wrong_line(ids: Sequence[int], place: int, errors: Sequence[int], redone: int, undos: Sequence[int],
@@ -119,12 +121,11 @@ def wrong_line(ids: Sequence[int], place: int, errors: Sequence[int], redone: in
 
     Lines that only begin like the right ones, and stop there, are no mistake.
     """
-    if not errors or any(table.is_control(id) for id in errors) or ids[place : place + len(errors)] == tuple(errors):
+    if not errors or holds_control(errors, table) or ids[place : place + len(errors)] == tuple(errors):
         return None
     stack = UndoStack(table)
     # One survivor before the place shows whether the first line of the mistake begins a line there.
-    for id in (*ids[max(place - 1, 0) : place], *errors):
-        stack.push(id)
+    stack.extend((*ids[max(place - 1, 0) : place], *errors))
     popped = [stack.push(id) for id in undos]
     return mistake(place, errors, undos, redone) if all(popped) and sum(popped) == len(errors) else None
 
@@ -134,14 +135,64 @@ def wrong_tokens(ids: Sequence[int], place: int, errors: Sequence[int], redone: 
     """Return wrong ids, written from the first that differs from the right one on and taken back one by one."""
     common = num_common(errors, ids[place : place + len(errors)])
     place, errors = place + common, errors[common:]
-    if not errors or any(table.is_control(id) for id in errors):
+    if not errors or holds_control(errors, table):
         return None
     return mistake(place, errors, (pop,) * len(errors), max(redone, min(place + 1, len(ids))))
 
 
+def holds_control(ids: Sequence[int], table: UndoTable) -> bool:
+    return not table.actions.keys().isdisjoint(ids)
+
+
 def num_common(left: Sequence[int], right: Sequence[int]) -> int:
     """Count the ids in which two sequences agree from the start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+    shorter = min(len(left), len(right))
+    return next((at for at, (one, other) in enumerate(zip(left, right, strict=False)) if one != other), shorter)
+
+
+# -- mistakes inside mistakes ---------------------------------------------------------
+
+
+Inside = Callable[[Sequence[int]], tuple[int, Sequence[int]] | None]
+"""Says of the ids of a mistake before which of them another one begins, and its ids; None for none."""
+
+
+def inner_pop(strategy: str, depth: int, table: UndoTable) -> int | None:
+    """Return the control id that takes back what lies inside a mistake; None without depth. Raise ConfigError."""
+    if depth == 1:
+        return None
+    pop = table.control("pop")
+    if pop is None:
+        raise ConfigError(f"{strategy} with depth: {depth} needs a control token that pops one token; there is none")
+    return pop
+
+
+def nest(edit: Edit, ids: Sequence[int], inside: Inside, depth: int, pop: int, rng: random.Random) -> Edit:
+    """Return the mistake, with chance one half per level with another one inside: begun after the first of its ids,
+    taken back token by token before it goes on.
+
+    `depth` counts levels, the mistake itself included; `ids` is the answer. What is written too much differs from
+    what comes after it, in the mistake and, while that still agrees with it, in the answer.
+    """
+    size = edit.letters.count(ERROR)
+    errors, undos = edit.written[:size], edit.written[size:]
+    written, letters = _nested(errors, ids[edit.place :], inside, depth, pop, rng)
+    return Edit(edit.place, (*written, *undos), letters + UNDO * len(undos), edit.redone)
+
+
+def _nested(errors: Sequence[int], right: Sequence[int], inside: Inside, depth: int, pop: int,
+            rng: random.Random) -> tuple[Sequence[int], str]:  # fmt: skip
+    if depth == 1 or len(errors) < 2 or rng.random() >= 0.5 or (found := inside(errors)) is None:
+        return errors, ERROR * len(errors)
+    at, inner = found
+    common = num_common(inner, errors[at:])
+    at, inner = at + common, inner[common:]
+    is_right = errors[:at] == tuple(right[:at]) and inner[:1] == tuple(right[at : at + 1])
+    if not 0 < at < len(errors) or not inner or is_right:
+        return errors, ERROR * len(errors)
+    written, letters = _nested(inner, (), inside, depth - 1, pop, rng)
+    ids = (*errors[:at], *written, *[pop] * len(inner), *errors[at:])
+    return ids, ERROR * at + letters + UNDO * len(inner) + ERROR * (len(errors) - at)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsay.augment import Answer, Augmented, NoMistakeError, Vocabulary
-from unsay.augment._candidates import edits_of
+from unsay.augment import Answer, Augmented, Vocabulary
+from unsay.augment._candidates import drawn, first_edits
 from unsay.augment._writing import Unit, actions_of, assemble, check_options, choose, control_of
 from unsay.undo import ActionKind
 
@@ -41,19 +41,12 @@ class OwnSamples:
         return actions_of(self.undo)
 
     def apply(self, answer: Answer, context: Vocabulary, rng: random.Random) -> Augmented | None:
-        unit, control = control_of("own_samples", self.undo, context.table)
-        wrong = [
-            candidate.ids for candidate in answer.candidates if not candidate.correct and candidate.ids != answer.ids
-        ]
-        rng.shuffle(wrong)
-        if not wrong and self.min_errors_per_answer:
-            raise NoMistakeError(f"expected a wrong answer of the model to this question, got {_got(answer)}")
-        for other in wrong:
-            edits = edits_of(answer, other, unit, control, context, self.max_span)
-            if edits and len(edits) >= self.min_errors_per_answer:
-                break
-        else:
-            edits = []
+        undo = control_of("own_samples", self.undo, context.table)
+        wrong = [each.ids for each in answer.candidates if not each.correct and each.ids != answer.ids]
+        tried = drawn(
+            answer, wrong, self, rng, wanted="a wrong answer of the model to this question", useless="of them correct"
+        )
+        edits = first_edits(answer, tried, undo, context, self)
         chosen = choose(
             len(edits),
             edits.__getitem__,
@@ -61,10 +54,6 @@ class OwnSamples:
             least=self.min_errors_per_answer,
             most=self.max_errors_per_answer,
             rng=rng,
-            missing=f"none in {len(wrong)} wrong answer(s)",
+            missing=f"none in {len(tried)} wrong answer(s)",
         )
         return assemble(answer.ids, chosen)
-
-
-def _got(answer: Answer) -> str:
-    return f"{len(answer.candidates)}, all of them correct" if answer.candidates else "none"

@@ -6,17 +6,31 @@ goes from the first token that differs from the right one, and is cut after `max
 answers are compared line by line, whole lines are written, and one pop line per line takes them back. `auto` is `line`
 where the undo table has pop line. What the right answer has instead is marked as correction. A candidate's final answer
 may be right or wrong: only its difference counts. Candidates that are the right answer word for word are passed over.
+With `depth` above 1 a mistake may, with chance one half per level, hold what another answer has elsewhere, which is
+taken back token by token before the mistake goes on.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsay.augment import Answer, Augmented, NoMistakeError, Vocabulary
-from unsay.augment._candidates import edits_of
-from unsay.augment._writing import Unit, actions_of, assemble, check_options, choose, control_of
+from unsay.augment import Answer, Augmented, Vocabulary
+from unsay.augment._candidates import departures, drawn, first_edits
+from unsay.augment._writing import (
+    Edit,
+    Unit,
+    actions_of,
+    assemble,
+    check_options,
+    choose,
+    control_of,
+    holds_control,
+    inner_pop,
+    nest,
+)
 from unsay.undo import ActionKind
 
 
@@ -30,36 +44,46 @@ class Splice:
     max_span: int = 128
     min_errors_per_answer: int = 1
     max_errors_per_answer: int = 3
+    depth: int = 1
 
     def __post_init__(self) -> None:
         missing = ["splice needs `candidates:`, a file of other answers; `unsay data build --sample` makes one"]
         check_options(
             self,
             shares=("rate",),
-            at_least={"max_span": 1},
+            at_least={"max_span": 1, "depth": 1},
             extra=missing if self.candidates is None else (),
         )
 
     @property
     def actions(self) -> tuple[ActionKind, ...]:
-        return actions_of(self.undo)
+        return actions_of(self.undo, self.depth)
 
     def apply(self, answer: Answer, context: Vocabulary, rng: random.Random) -> Augmented | None:
-        unit, control = control_of("splice", self.undo, context.table)
-        others = [candidate.ids for candidate in answer.candidates if candidate.ids != answer.ids]
-        rng.shuffle(others)
-        if not others and self.min_errors_per_answer:
-            raise NoMistakeError(f"expected another answer to this question among the candidates, got {_got(answer)}")
-        # The first that can be used: one may differ only where nothing can be taken back.
-        for other in others:
-            edits = edits_of(answer, other, unit, control, context, self.max_span)
-            if edits and len(edits) >= self.min_errors_per_answer:
-                break
-        else:
-            edits = []
+        undo = control_of("splice", self.undo, context.table)
+        pop = inner_pop("splice", self.depth, context.table)
+        others = drawn(
+            answer,
+            [each.ids for each in answer.candidates if each.ids != answer.ids],
+            self,
+            rng,
+            wanted="another answer to this question among the candidates",
+            useless="the same as the right one",
+        )
+        edits = first_edits(answer, others, undo, context, self)
+
+        def from_elsewhere(errors: Sequence[int]) -> tuple[int, Sequence[int]] | None:
+            found = departures(answer.ids, rng.choice(others))
+            ids = rng.choice(found).errors[: self.max_span] if found else ()
+            return None if holds_control(ids, context.table) else (rng.randrange(1, len(errors)), ids)
+
+        def edit_at(index: int) -> Edit:
+            edit = edits[index]
+            return edit if pop is None else nest(edit, answer.ids, from_elsewhere, self.depth, pop, rng)
+
         chosen = choose(
             len(edits),
-            edits.__getitem__,
+            edit_at,
             rate=self.rate,
             least=self.min_errors_per_answer,
             most=self.max_errors_per_answer,
@@ -67,7 +91,3 @@ class Splice:
             missing=f"none in {len(others)} other answer(s)",
         )
         return assemble(answer.ids, chosen)
-
-
-def _got(answer: Answer) -> str:
-    return f"{len(answer.candidates)}, all the same as the right one" if answer.candidates else "none"
