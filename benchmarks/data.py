@@ -40,6 +40,7 @@ FROM_CANDIDATES = ("own_samples", "splice")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("strategies", nargs="*", metavar="STRATEGY", help="all of them when none is named")
     parser.add_argument("--rows", type=int, default=7473)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="unsay-tiny", help="a built-in name: whose tokenizer and template")
@@ -48,7 +49,7 @@ def main() -> None:
     print(f"{len(train)} questions of {source}, {len(test)} to leave out; {options.model}; {options.rounds} rounds\n")
     measured = ("whole", "leaks", "prompts", "answers", "strategy", "check", "traced", "built")
     print(f"{'rows per second':16}" + "".join(f"{name:>10}" for name in measured))
-    for name in catalog.names("augment"):
+    for name in options.strategies or catalog.names("augment"):
         rounds = [one_round(name, options.model, train, test) for _ in range(options.rounds)]
         medians = {key: statistics.median(each[key] for each in rounds) for key in measured}
         print(f"{name:16}" + "".join(f"{medians[key]:10,.0f}" for key in measured), flush=True)
@@ -86,7 +87,7 @@ def encoding_of(model: str, undo: UndoData) -> Encoding:
         prompt=prompt,
         answer=lambda text: Answer(*prompter.encode_answer(text), text),
         end_id=prompter.end_id,
-        vocabulary=Vocabulary(opened.table, prompter.ordinary_ids, lambda text: prompter.encode_answer(text)[0]),
+        vocabulary=Vocabulary(opened.table, prompter.ordinary_ids, prompter.encode_text, prompter.lines_apart),
         tokenizer=prompter.fingerprint,
         pieces=prompter.pieces,
     )
@@ -111,7 +112,7 @@ def one_round(name: str, model: str, train: Rows, test: Rows) -> dict[str, float
         if given:
             siblings(train, encoding, file)
         begun = time.process_time()
-        manifest = build(train, encoding, undo, cutoff_len=2048, seed=0, folder=Path(folder), evaluation=test)
+        manifest = build(train, encoding, undo, cutoff_len=2048, seed=0, folder=Path(folder), leaks=[Leaks(test)])
         speed = {"whole": len(train) / (time.process_time() - begun), "built": float(manifest.rows)}
         candidates = read_candidates(file, tokenizer=encoding.tokenizer).answers if given else {}
     leaks = Leaks(test)

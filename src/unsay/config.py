@@ -41,7 +41,7 @@ from unsay.errors import ConfigError, UnsayError
 from unsay.located import Located
 from unsay.overrides import SFT, VANILLA
 from unsay.settings import Decode, Prompting, Settings, Training, UndoData
-from unsay.store import layout
+from unsay.store import layout, shared
 from unsay.suffix import suffix
 
 __all__ = ["Dataset", "Experiment", "Model", "Plan", "experiment_from_json", "experiment_to_json", "load"]
@@ -118,6 +118,33 @@ def load(path: Path, *, output_dir: Path | None = None, check: bool | Callable[[
     if mistakes or plan is None:
         raise ConfigError(sorted(dict.fromkeys(mistakes), key=_by_line))
     return plan
+
+
+def find_model(plan: Plan, name: str) -> Model:
+    """Return the model that a line of the plan's file could name so: one of `models:`, or a finished training.
+
+    Raise ConfigError where there is none.
+    """
+    root, mistakes = located.read(plan.file.read_text(encoding="utf-8-sig"), str(plan.file))
+    planner = _Planner(plan.file, root, mistakes, plan.output_dir)
+    planner.plan()
+    mistakes.clear()  # the file itself was read before
+    line = Located({"model": Located(name, 0, name)}, 0)
+    chosen = planner._model(definitions.Section(line, "an experiment", _LINE, planner.say))
+    if chosen is None:
+        raise ConfigError([mistake.removeprefix(f"{plan.file}:0: ") for mistake in mistakes])
+    return chosen.model
+
+
+def trained_model(folder: Path, output_dir: Path) -> Model:
+    """Return the model that the finished training of an experiment's folder is; raise ConfigError without one."""
+    mistakes: list[str] = []
+    planner = _Planner(folder, Located({}, 0), mistakes, output_dir)
+    planner.known = definitions.builtin()
+    chosen = planner._trained_before(folder, 0)
+    if chosen is None:
+        raise ConfigError([mistake.removeprefix(f"{folder}:0: ") for mistake in mistakes])
+    return chosen.model
 
 
 def _without_missing(plan: Plan, mistakes: Sequence[str]) -> Plan:
@@ -407,7 +434,9 @@ class _Planner:
     def _trained_before(self, folder: Path, line: int) -> _Chosen | None:
         record = _read_json(folder / layout.EXPERIMENT)
         name = record.get("id") or folder.name
-        train = layout.train(folder)
+        assert self.output_dir is not None
+        training = shared.training_folder(folder, self.output_dir)
+        train = layout.train(training)
         adapter = _read_json(train / "adapter_config.json")
         if record.get("status") != "completed":
             self.say(line, f"{name} is {record.get('status', 'unreadable')}, not completed; run it first: {folder}")
@@ -445,7 +474,7 @@ class _Planner:
         model = dataclasses.replace(
             known,
             name=f"{known.name}+{record['id'] if record.get('id') else _flat(folder.as_posix(), known.name)}",
-            experiment=os.path.relpath(folder, self.output_dir).replace(os.sep, "/"),
+            experiment=os.path.relpath(training, self.output_dir).replace(os.sep, "/"),
             experiment_identity=record.get("identity"),
         )
         return _Chosen(model, undo.get("context"))

@@ -49,6 +49,10 @@ def build(
         int | None,
         typer.Option(min=1, help="First ask the model N times per question and write the `candidates:` file."),
     ] = None,
+    sample_from: Annotated[
+        str | None,
+        typer.Option(help="With --sample: ask this model instead, by name, or a finished training, by id or folder."),
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that build rows; the rows are the same.")] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Build again what is there; the old rows are kept aside.")
@@ -57,12 +61,17 @@ def build(
     device: Annotated[
         str, typer.Option(help="auto, cpu, mps, cuda or cuda:N, for --sample.", callback=_device)
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Answers generated at a time, for --sample.", min=1)] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Answers generated at a time, for --sample; as many as suit the device.", min=1)
+    ] = None,
     as_json: _lab.Json = False,
 ) -> None:
     """Build the training rows of an experiment file's experiments, without training."""
     from unsay import config, preflight, runner
     from unsay.errors import ConfigError
+
+    if sample_from is not None and sample is None:
+        raise typer.BadParameter("--sample-from names whom to ask; say how often, with --sample N.")
 
     def check(plan: Plan) -> list[str]:
         try:
@@ -75,11 +84,13 @@ def build(
 
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = _that_train(runner.choose(plan, ids or []), named=bool(ids))
+    sampler = None if sample_from is None else config.find_model(plan, sample_from)
     chosen = runner.register(plan, chosen)
     options = runner.Options(force=force, device=device, batch_size=batch_size)
     built = []
     for experiment in chosen:
-        found = _prepare(runner.job_of(plan, experiment, options), _told(experiment), sample, processes)
+        asked = {"sample": sample, "sampler": sampler, "processes": processes}
+        found = _prepare(runner.job_of(plan, experiment, options), _told(experiment), asked)
         built.append({"id": experiment.id, **found})
         if not as_json:
             _say_built(experiment, found)
@@ -103,7 +114,7 @@ def _that_train(chosen: list[Experiment], *, named: bool) -> list[Experiment]:
     return list(first.values())
 
 
-def _prepare(job: Job, report: Report, sample: int | None, processes: int) -> dict[str, Any]:
+def _prepare(job: Job, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
     from contextlib import ExitStack
 
     from unsay import catalog
@@ -114,9 +125,11 @@ def _prepare(job: Job, report: Report, sample: int | None, processes: int) -> di
     if not hasattr(method, "prepare"):
         raise ConfigError(f"method {job.experiment.method} builds no rows of its own")
     with ExitStack() as locks:
-        for folder in job.locked_folders:
+        sampler = asked["sampler"]
+        read_from = [] if sampler is None or sampler.experiment is None else [job.output_dir / sampler.experiment]
+        for folder in sorted({*job.locked_folders, *read_from}):
             locks.enter_context(write.lock(folder))
-        return dict(method.prepare(job, report, sample=sample, processes=processes))
+        return dict(method.prepare(job, report, **asked))
 
 
 def _told(experiment: Experiment) -> Report:
@@ -195,12 +208,13 @@ def inspect(
 
 
 def _folder(experiment: str, output_dir: Path) -> Path:
-    from unsay.store import read, rows
+    from unsay.store import read, rows, shared
 
     place = Path(experiment)
     if place.is_dir():
         return rows.find(place.absolute())
-    return rows.find(read.pick(read.find(_lab.existing(output_dir)), experiment).folder)
+    lab = _lab.existing(output_dir)
+    return rows.find(shared.training_folder(read.pick(read.find(lab), experiment).folder, lab))
 
 
 def _row(folder: Path, wanted: str) -> tuple[int, Row]:
@@ -291,6 +305,10 @@ def _facts(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str
     if candidates := settings.get("candidates"):
         yield "candidates", ", ".join(f"{name} {value}" for name, value in candidates.items())
     yield "seed", str(settings["seed"])
+    if compared := facts.get("compared_with"):
+        yield "compared", ", ".join(f"{count} evaluation items of {name}" for name, count in compared.items())
+    for name, reason in (facts.get("not_compared_with") or {}).items():
+        yield "unread", f"the evaluation items of {name}: {reason}"
     yield "tokenizer", str(facts.get("tokenizer", "-"))
     yield "undo table", str(settings.get("undo_table") or "-")
     yield "data hash", str(facts.get("data_hash", "-"))

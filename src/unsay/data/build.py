@@ -3,7 +3,7 @@
 Rows are ids with the origin of every token; text is never tokenised twice. Knows no tokenizer (it is handed two
 encoding functions) and imports no heavy library. The same examples, settings and seed give the same bytes.
 
-    manifest = build(examples, encoding, settings.undo, cutoff_len=2048, seed=0, folder=folder, evaluation=test)
+    manifest = build(examples, encoding, settings.undo, cutoff_len=2048, seed=0, folder=folder, leaks=[Leaks(test)])
     rows = load_rows(folder)
 
 Writes `data/train.jsonl`, `data/refused.jsonl`, `data/pieces.json` (the text of every id, so that no reader needs a
@@ -97,8 +97,7 @@ def build(
     cutoff_len: int,
     seed: int,
     folder: Path,
-    evaluation: Iterable[Example] = (),
-    in_a_row: bool = True,
+    leaks: Sequence[Leaks] = (),
     facts: Mapping[str, Any] | None = None,
     processes: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -106,8 +105,8 @@ def build(
     """Build the rows of `examples`, in their order, and write them below `folder`.
 
     `undo` None makes plain rows. Refused and listed with their reason: rows longer than `cutoff_len` (they are not
-    cut), rows that are in `evaluation` (see `unsay.data.leaks`; `in_a_row=False` compares whole texts only), rows in
-    which the strategy finds no place for a mistake, and rows that break a rule of undo. `facts` goes into the manifest
+    cut), rows that are evaluated on (found by one of `leaks`), rows in which the strategy finds no place for a mistake,
+    and rows that break a rule of undo. `facts` goes into the manifest
     as it is; `progress` is called with the number of examples done. Raise DataError when two examples have one id or
     when no row is left, ConfigError when the strategy does not fit the undo table.
     """
@@ -117,15 +116,15 @@ def build(
         undo,
         strategy,
         _candidates(encoding, strategy),
-        Leaks(evaluation, in_a_row=in_a_row),
+        tuple(leaks),
         cutoff_len,
         seed,
     )
-    rows: list[Row] = []
+    rows: list[_Made] = []
     refused: list[dict[str, Any]] = []
     refusals: Counter[str] = Counter()
     for done, (id, outcome) in enumerate(_outcomes(builder, _unique(examples), processes), 1):
-        if isinstance(outcome, Row):
+        if isinstance(outcome, _Made):
             rows.append(outcome)
         else:
             refusals[outcome.kind] += 1
@@ -135,18 +134,17 @@ def build(
     if not rows:
         raise DataError(_nothing_left(refused))
     place = layout.data(folder)
-    content = _lines([row.to_json() for row in rows])
-    mask: Mask = undo.mask if undo else "none"
-    tokens = _count_tokens(rows, mask)
+    content = b"".join(row.line for row in rows)
+    tokens = {name: sum(row.tokens[name] for row in rows) for name in ("prompt", *_KINDS.values(), "supervised")}
     total = sum(tokens[kind] for kind in ("prompt", *_KINDS.values()))
     found = builder.candidates
     manifest = Manifest(
         rows=len(rows),
         refused=len(refused),
-        rows_with_undo=sum(UNDO in row.provenance for row in rows),
+        rows_with_undo=sum(row.tokens["undo"] > 0 for row in rows),
         tokens=tokens,
         shares={kind: round(count / total, 6) for kind, count in tokens.items()},
-        longest=max(len(row.prompt_ids) + len(row.ids) for row in rows),
+        longest=max(row.length for row in rows),
         refusals=dict(sorted(refusals.items())),
         settings={
             "undo": asdict(undo) if undo else None,
@@ -161,9 +159,9 @@ def build(
         rows_sha256=hashlib.sha256(content).hexdigest(),
     )
     write.write_bytes(place / layout.ROWS, content)
-    write.write_bytes(place / layout.REFUSED, _lines(refused))
+    write.write_bytes(place / layout.REFUSED, b"".join(map(_line, refused)))
     if encoding.pieces is not None:
-        ids = sorted({id for row in rows for ids in (row.prompt_ids, row.ids) for id in ids})
+        ids = sorted(set().union(*(row.ids for row in rows)))
         texts = dict(zip(map(str, ids), encoding.pieces(ids), strict=True))
         table = encoding.vocabulary.table.to_json() if encoding.vocabulary else None
         write.write_json(
@@ -235,6 +233,30 @@ def _unique(examples: Iterable[Example]) -> Iterator[Example]:
 
 
 @dataclass(frozen=True)
+class _Made:
+    """A row as it is written, and what the manifest counts of it: a row made elsewhere travels as bytes."""
+
+    line: bytes
+    tokens: dict[str, int]
+    ids: frozenset[int]
+    """Every id that occurs in it."""
+
+    @property
+    def length(self) -> int:
+        return sum(self.tokens.values()) - self.tokens["supervised"]
+
+    @classmethod
+    def of(cls, row: Row, mask: Mask) -> _Made:
+        weights = loss_weights(row.provenance, mask)
+        tokens = {
+            "prompt": len(row.prompt_ids),
+            **{kind: row.provenance.count(letter) for letter, kind in _KINDS.items()},
+            "supervised": len(weights) - weights.count(0.0),
+        }
+        return cls(_line(row.to_json()), tokens, frozenset(row.prompt_ids).union(row.ids))
+
+
+@dataclass(frozen=True)
 class _Refusal:
     kind: str
     reason: str
@@ -248,19 +270,20 @@ class _Builder:
     undo: UndoData | None
     strategy: Strategy | None
     candidates: Candidates | None
-    leaks: Leaks
+    leaks: tuple[Leaks, ...]
     cutoff_len: int
     seed: int
 
-    def outcome(self, example: Example) -> tuple[str, Row | _Refusal]:
+    def outcome(self, example: Example) -> tuple[str, _Made | _Refusal]:
         try:
-            return example.id, self.row(example)
+            return example.id, _Made.of(self.row(example), self.undo.mask if self.undo else "none")
         except _RowError as error:
             return example.id, _Refusal(error.kind, str(error))
 
     def row(self, example: Example) -> Row:
-        if (leak := self.leaks.found(example)) is not None:
-            raise _RowError("leak", f"expected a row that is not evaluated on, got {leak}")
+        for leaks in self.leaks:
+            if (leak := leaks.found(example)) is not None:
+                raise _RowError("leak", f"expected a row that is not evaluated on, got {leak}")
         row = self.traced(self.source(example))
         if (length := len(row.prompt_ids) + len(row.ids)) > self.cutoff_len:
             raise _RowError("too_long", f"expected at most {self.cutoff_len} tokens (cutoff_len), got {length}")
@@ -301,7 +324,7 @@ _inherited: list[_Builder] = []
 """What a forked process builds with: tokenizers and functions travel by fork, not by pickle."""
 
 
-def _outcomes(builder: _Builder, examples: Iterator[Example], processes: int) -> Iterator[tuple[str, Row | _Refusal]]:
+def _outcomes(builder: _Builder, examples: Iterator[Example], processes: int) -> Iterator[tuple[str, _Made | _Refusal]]:
     """Yield what becomes of each example, in order; in this process where others cannot be forked."""
     if processes <= 1 or sys.platform != "linux":
         yield from map(builder.outcome, examples)
@@ -314,7 +337,7 @@ def _outcomes(builder: _Builder, examples: Iterator[Example], processes: int) ->
         _inherited.pop()
 
 
-def _inherited_outcome(example: Example) -> tuple[str, Row | _Refusal]:
+def _inherited_outcome(example: Example) -> tuple[str, _Made | _Refusal]:
     return _inherited[-1].outcome(example)
 
 
@@ -322,21 +345,11 @@ def _one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _count_tokens(rows: Sequence[Row], mask: Mask) -> dict[str, int]:
-    letters = Counter[str]()
-    supervised = 0
-    for row in rows:
-        letters.update(row.provenance)
-        supervised += sum(weight > 0 for weight in loss_weights(row.provenance, mask))
-    return {
-        "prompt": sum(len(row.prompt_ids) for row in rows),
-        **{kind: letters[letter] for letter, kind in _KINDS.items()},
-        "supervised": supervised,
-    }
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _lines(values: Sequence[Mapping[str, Any]]) -> bytes:
-    return b"".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for value in values)
+def _line(value: Mapping[str, Any]) -> bytes:
+    return _encode(value).encode() + b"\n"
 
 
 def _nothing_left(refused: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ Words are runs of letters, digits and underscores, in lower case; questions and 
 own kind. Knows nothing about where the examples come from.
 
     Leaks(evaluation).found(example)     # None, or what was found and in which evaluation item
+    leaks.learn(others)                  # more that is evaluated on, of another dataset
 """
 
 from __future__ import annotations
@@ -23,18 +24,26 @@ _PROBE = (WORDS_IN_A_ROW + 1) // 2
 class Leaks:
     """The evaluation examples a training row must not be. `in_a_row=False` compares whole texts only."""
 
-    def __init__(self, evaluation: Iterable[Example], *, in_a_row: bool = True) -> None:
+    def __init__(self, evaluation: Iterable[Example] = (), *, in_a_row: bool = True) -> None:
         self._questions: dict[str, str] = {}
         self._exchanges: dict[str, str] = {}
         self._rows: dict[str, dict[tuple[str, ...], str]] = {"question": {}, "answer": {}}
         self._probes: dict[str, set[tuple[str, ...]]] = {"question": set(), "answer": set()}
+        self.learn(evaluation, in_a_row=in_a_row)
+
+    def learn(self, evaluation: Iterable[Example], *, in_a_row: bool = True) -> int:
+        """Add what else is evaluated on; return how many items that are, by their ids."""
+        items = set()
         for example in evaluation:
+            items.add(example.id)
             self._questions.setdefault(_normalised(example.question), example.id)
             self._exchanges.setdefault(_normalised(f"{example.question} {example.answer}"), example.id)
             if in_a_row:
                 for part, text in (("question", example.question), ("answer", example.answer)):
                     self._learn(part, text, example.id)
         self._questions.pop("", None)
+        self._exchanges.pop("", None)
+        return len(items)
 
     def found(self, example: Example) -> str | None:
         """Say what of an example is evaluated on, and in which item; None when nothing is."""

@@ -67,7 +67,7 @@ class Source:
             if split in self.files:
                 yield from read_jsonl(self.files[split])
             return
-        yield from _hub_lines(str(self.hub), split)
+        yield from hub_lines(str(self.hub), split)
 
 
 def open_source(dataset: Dataset, output_dir: Path) -> Source:
@@ -106,7 +106,7 @@ def training_examples(source: Source, dataset: Dataset) -> Iterator[Example]:
     if dataset.path is not None:
         path = Path(dataset.path)
         files = _split_files(path) if path.exists() else {}
-        raw = read_jsonl(files["train"]) if "train" in files else iter(()) if files else _hub_lines(str(path), "train")
+        raw = read_jsonl(files["train"]) if "train" in files else iter(()) if files else hub_lines(str(path), "train")
         for number, line in raw:
             if found := [key for key in ORIGINAL if key in line]:
                 raise DataError(
@@ -116,12 +116,13 @@ def training_examples(source: Source, dataset: Dataset) -> Iterator[Example]:
     yield from source.examples("train")
 
 
-def _hub_lines(hub: str, split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield a hub dataset's rows; nothing for a split it does not have."""
+def hub_lines(hub: str, split: str, config: str | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield a hub dataset's rows; nothing for a split it does not have. Without `config`: main, else the first."""
     import datasets as hf_datasets
 
-    names = hf_datasets.get_dataset_config_names(hub)
-    config = "main" if "main" in names else names[0]
+    if config is None:
+        names = hf_datasets.get_dataset_config_names(hub)
+        config = "main" if "main" in names else names[0]
     if split in hf_datasets.get_dataset_split_names(hub, config):
         yield from enumerate(hf_datasets.load_dataset(hub, config, split=split))
 

@@ -1,44 +1,46 @@
-"""The rows that `sft` trains on: what decides them, how they are built, the model's own answers they may be made from.
+"""The rows that `sft` trains on: what decides them, how they are built, and how they are written for other trainers.
 
-data_hash(experiment, source, base)
-build_rows(job, source, base, hash)
+found = guard(job, source)
+hash = data_hash(experiment, source, base, found.leaked)
+build_rows(job, source, base, hash, found)
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from unsay import identity
-from unsay.augment import Answer, Candidate, Vocabulary
+from unsay.augment import Answer, Vocabulary
 from unsay.config import Experiment
 from unsay.data import build, export
-from unsay.data.candidates import write_candidates
-from unsay.data.source import GSM8K, Source, open_source, training_examples
+from unsay.data.source import Source, open_source, training_examples
 from unsay.definitions import Model
-from unsay.engine import Options, Request, generate
-from unsay.errors import ConfigError, DataError, TrainingError
+from unsay.errors import DataError, TrainingError
 from unsay.evaluate.lm_eval_tasks import question_prompts, question_template
 from unsay.evaluate.setup import Opened, open_model
 from unsay.job import Job, Report
-from unsay.records import Example, Key
-from unsay.settings import Decode, Training, UndoData
-from unsay.store import layout, write
-from unsay.undo import UndoTable
+from unsay.methods._guard import Guard, guard_of
+from unsay.methods._sampling import write_answers
+from unsay.methods._trained import open_trained
+from unsay.records import Example
+from unsay.settings import Training, UndoData
+from unsay.store import layout, shared, write
 
-_FINAL = r"#### (-?[$0-9.,]+)"
-"""Where the final answer stands in GSM8K's format."""
+
+def guard(job: Job, source: Source) -> Guard:
+    """Return what a job's training examples must not be."""
+    return guard_of(job, source, _examples(job.experiment, source))
 
 
-def data_hash(experiment: Experiment, source: Source, base: Opened) -> str:
+def data_hash(experiment: Experiment, source: Source, base: Opened, leaked: Sequence[str] = ()) -> str:
     training = _training(experiment)
-    # The evaluation splits count too: they decide which training rows are refused as leaks.
+    # The evaluation splits count too: they decide which training rows are refused as leaks. Those of other datasets
+    # count by what they do, so that another experiment in the file changes nothing as long as it shares no question.
     files = {split: identity.fingerprint(path) for split, path in source.files.items()}
     template = question_template(source)
     return identity.data_hash(
@@ -53,11 +55,19 @@ def data_hash(experiment: Experiment, source: Source, base: Opened) -> str:
         cutoff_len=training.cutoff_len,
         max_samples=training.max_samples,
         seed=experiment.seed,
+        leaked=leaked,
     )
 
 
 def build_rows(
-    job: Job, source: Source, base: Opened, data_hash: str, *, report: Report | None = None, processes: int = 1
+    job: Job,
+    source: Source,
+    base: Opened,
+    data_hash: str,
+    guard: Guard,
+    *,
+    report: Report | None = None,
+    processes: int = 1,
 ) -> build.Manifest:
     """Build the rows of a job and write them into the folder of its training."""
     experiment, training = job.experiment, _training(job.experiment)
@@ -87,23 +97,24 @@ def build_rows(
         cutoff_len=training.cutoff_len,
         seed=experiment.seed,
         folder=job.train_folder,
-        evaluation=[example for split in ("dev", "test") for example in source.examples(split)],
-        # Generated questions share their sentences, not their numbers: rows of words would refuse what is no leak.
-        in_a_row=not source.generated,
+        leaks=guard.leaks,
         facts={
             "data_hash": data_hash,
+            "trained_as": shared.trained_as(identity.spec(experiment)),
             "tokenizer": base.prompter.fingerprint,
             "template": base.template,
             "enable_thinking": thinking,
             "prompt_0": turns[examples[0].id],
             "model": dataclasses.asdict(experiment.model),
+            "compared_with": guard.compared,
+            "not_compared_with": guard.not_compared,
         },
         processes=processes,
         progress=progress,
     )
 
 
-def prepare(job: Job, report: Report, *, sample: int | None, processes: int) -> dict[str, Any]:
+def prepare(job: Job, report: Report, *, sample: int | None, sampler: Model | None, processes: int) -> dict[str, Any]:
     """Build a job's rows without training; see `Sft.prepare`."""
     experiment, folder = job.experiment, job.train_folder
     _training(experiment)
@@ -112,9 +123,13 @@ def prepare(job: Job, report: Report, *, sample: int | None, processes: int) -> 
     found: dict[str, Any] = {"folder": str(layout.data(folder))}
     if sample is not None:
         report({"event": "stage", "stage": "sample"})
-        found["sampled"] = str(_sample(job, source, base, sample, report))
+        answering = base if sampler is None else open_trained(sampler, job)
+        found["sampled"] = str(
+            write_answers(job, source, _examples(experiment, source), base, answering, sample, report)
+        )
     report({"event": "stage", "stage": "data"})
-    wanted = data_hash(experiment, source, base)
+    compared = guard(job, source)
+    wanted = data_hash(experiment, source, base, compared.leaked)
     path = layout.data(folder) / layout.MANIFEST
     if path.exists():
         manifest = build.load_manifest(folder)
@@ -127,7 +142,8 @@ def prepare(job: Job, report: Report, *, sample: int | None, processes: int) -> 
                 "`unsay run` moves both aside and trains on new rows (with --force also where nothing has changed)"
             )
         write.supersede(folder, [layout.DATA], before or "rows")
-    return found | build_rows(job, source, base, wanted, report=report, processes=processes).to_json() | {"built": True}
+    manifest = build_rows(job, source, base, wanted, compared, report=report, processes=processes)
+    return found | manifest.to_json() | {"built": True}
 
 
 def _training(experiment: Experiment) -> Training:
@@ -147,92 +163,7 @@ def _examples(experiment: Experiment, source: Source) -> list[Example]:
 
 
 def _vocabulary(base: Opened) -> Vocabulary:
-    return Vocabulary(base.table, base.prompter.ordinary_ids, lambda text: base.prompter.encode_answer(text)[0])
-
-
-# -- the model's own answers ------------------------------------------------------------------------------------------
-
-
-def _sample(job: Job, source: Source, base: Opened, count: int, report: Report) -> Path:
-    """Ask the model for `count` answers to every training question, and write the file its undo data is made from."""
-    experiment = job.experiment
-    undo = experiment.settings.undo
-    name = None if undo is None else undo.options.get("candidates")
-    if name is None:
-        raise ConfigError(
-            f"{experiment.folder}: expected an undo strategy with `candidates:` to write to, got "
-            f"{'no undo data' if undo is None else undo.strategy}; use own_samples or splice, or leave out --sample"
-        )
-    path = Path(str(name))
-    if path.exists():
-        raise DataError(f"{path} is there already; remove it, name another file, or leave out --sample to use it")
-    examples = _examples(experiment, source)
-    turns = question_prompts(source, examples)
-    thinking = experiment.settings.prompting.enable_thinking
-    requests = []
-    for at, (example, turn) in enumerate(zip(examples, turns, strict=True)):
-        ids = base.prompter.encode_chat([{"role": "user", "content": turn}], enable_thinking=thinking).ids
-        requests += [
-            Request(Key(source.name, at, repeat=repeat), ids, seed=_seed(experiment.seed, example.id, repeat))
-            for repeat in range(count)
-        ]
-    decode = sampled(experiment.settings.decode)
-    model = base.load()
-    options = Options(
-        decode=decode,
-        table=_within(base.table, model),
-        end_ids=base.prompter.end_ids,
-        text_of=base.visible_text,
-        pad_id=base.tokenizer.pad_token_id or 0,
-        batch_size=job.batch_size,
-    )
-    answers: dict[int, dict[int, Candidate]] = {at: {} for at in range(len(examples))}
-    for done, finished in enumerate(generate(model, requests, options), 1):
-        key = finished.request.key
-        correct = is_correct(source, finished.visible, examples[key.doc_id].answer)
-        answers[key.doc_id][key.repeat] = Candidate(finished.visible_ids, correct)
-        report({"event": "progress", "stage": "sample", "done": done, "total": len(requests)})
-    write_candidates(
-        path,
-        ((examples[at].id, [found[repeat] for repeat in sorted(found)]) for at, found in answers.items()),
-        tokenizer=base.prompter.fingerprint,
-        facts={
-            "model": experiment.model.path,
-            "weights": base.weights,
-            "seed": experiment.seed,
-            "decode": dataclasses.asdict(decode),
-        },
-    )
-    return path
-
-
-def sampled(decode: Decode) -> Decode:
-    """Return how own answers are drawn: as the experiment decodes, but never greedily and without undo."""
-    hot = decode if decode.do_sample else dataclasses.replace(decode, do_sample=True, temperature=1.0)
-    return dataclasses.replace(hot, undo="ban", undo_context="keep", stop=None)
-
-
-def is_correct(source: Source, answer: str, gold: str) -> bool:
-    """Say whether an answer's final answer is the gold one's; without a pattern for it the whole texts must agree."""
-    pattern = source.answer or (_FINAL if source.task == GSM8K else None)
-    if pattern is None:
-        return answer.split() == gold.split()
-    found = [re.search(pattern, text) for text in (answer, gold)]
-    finals = [re.sub(r"[,$]", "", match[1]).strip().rstrip(".") if match and match[1] else None for match in found]
-    return finals[0] is not None and finals[0] == finals[1]
-
-
-def _seed(seed: int, id: str, repeat: int) -> int:
-    """Return the seed of one answer: which others are asked for does not matter to what is drawn."""
-    digest = hashlib.sha256(f"{seed},{repeat},{id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _within(table: UndoTable, model: Any) -> UndoTable:
-    """Leave out control tokens that the model has no row for: it cannot sample them."""
-    rows = int(model.get_output_embeddings().weight.shape[0])
-    kept = {id: action for id, action in table.actions.items() if id < rows}
-    return UndoTable(kept, {id: table.names[id] for id in kept}, table.newline_ids)
+    return Vocabulary(base.table, base.prompter.ordinary_ids, base.prompter.encode_text, base.prompter.lines_apart)
 
 
 # -- for other trainers -----------------------------------------------------------------------------------------------

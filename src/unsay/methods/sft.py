@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay import accelerate_file, identity
+from unsay.config import Model
 from unsay.data.source import open_source
 from unsay.errors import TrainingError
 from unsay.evaluate.evaluate import evaluate_job
@@ -31,7 +32,8 @@ class Sft:
         refused = [] if job.processes is None else accelerate_file.refusals(job.processes, training)
         if refused:
             raise TrainingError("\n".join(refused))
-        hashes = {"data": _rows.data_hash(experiment, source, base)}
+        guard = _rows.guard(job, source)
+        hashes = {"data": _rows.data_hash(experiment, source, base, guard.leaked)}
         hashes["train"] = identity.train_hash(
             data=hashes["data"],
             weights=base.weights,
@@ -47,7 +49,7 @@ class Sft:
         # 1. Training rows: ids with the origin of every token.
         report({"event": "stage", "stage": "data"})
         if not (layout.data(job.train_folder) / layout.MANIFEST).exists():
-            _rows.build_rows(job, source, base, hashes["data"])
+            _rows.build_rows(job, source, base, hashes["data"], guard)
 
         # 2. Training, from its newest checkpoint if there is one.
         report({"event": "stage", "stage": "train"})
@@ -59,15 +61,30 @@ class Sft:
             experiment.model, device=job.device, dtype=job.dtype, adapter=adapter, weights=hashes["train"]
         )
         result = evaluate_job(job, source, opened, report)
-        return replace(result, hashes=result.hashes | hashes, facts=result.facts | {"training": trained})
+        return replace(
+            result,
+            hashes=result.hashes | hashes,
+            facts=result.facts | {"training": trained},
+            warnings=(*result.warnings, *guard.warnings()),
+        )
 
-    def prepare(self, job: Job, report: Report, *, sample: int | None = None, processes: int = 1) -> dict[str, Any]:
-        """Build the training rows and stop; with `sample` after asking the model for so many answers per question.
+    def prepare(
+        self,
+        job: Job,
+        report: Report,
+        *,
+        sample: int | None = None,
+        sampler: Model | None = None,
+        processes: int = 1,
+    ) -> dict[str, Any]:
+        """Build the training rows and stop; with `sample` after asking for so many answers per question.
+
+        The experiment's model is asked, or `sampler`, which may be a finished training of the same one.
 
         Return the manifest with `folder`, and `sampled`, the file of the answers. Rows that are there are kept unless
         `job.force`; rows that a training was made from are never replaced here.
         """
-        return _rows.prepare(job, report, sample=sample, processes=processes)
+        return _rows.prepare(job, report, sample=sample, sampler=sampler, processes=processes)
 
     def export(self, folder: Path, out: Path, *, to: str, style: str) -> dict[str, Any]:
         """Write the rows below `folder` for another trainer; return what was written and what was refused."""

@@ -37,6 +37,8 @@ ROWS = "train.jsonl"
 REFUSED = "refused.jsonl"
 MANIFEST = "manifest.json"
 PIECES = "pieces.json"
+# Answers of a model to training questions, while not all of them are there.
+SAMPLED = "sampled.jsonl"
 UNDO_TABLE = "undo.json"
 TRAINER_LOG = "trainer_log.jsonl"
 TRAINER_STATE = "trainer_state.json"

@@ -144,6 +144,60 @@ def test_answers_of_the_model_are_asked_for_first(lab: Path, capsys: pytest.Capt
     assert (lab / "own.jsonl").read_bytes() == first
 
 
+def test_asking_goes_on_where_it_was_stopped(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unsay.methods import _sampling
+
+    told(capsys, "build", "lab.yaml", "OWN", "--sample", "1", "--batch-size", "5")
+    whole = (lab / "own.jsonl").read_bytes()
+    (lab / "own.jsonl").unlink()
+    generate, asked = _sampling.generate, []
+
+    def killed(model: Any, requests: list[Any], options: Any) -> Any:
+        asked.append(len(requests))
+        for done, finished in enumerate(generate(model, requests, options)):
+            if done == 10:
+                raise KeyboardInterrupt
+            yield finished
+
+    monkeypatch.setattr(_sampling, "generate", killed)
+    assert cli.main(["data", "build", "lab.yaml", "OWN", "--sample", "1"]) == 130
+    journal = folder_of(lab, "own") / layout.SAMPLED
+    assert len(journal.read_text().splitlines()) == 10
+    assert not (lab / "own.jsonl").exists(), "a part of the answers is never the file"
+    with journal.open("ab") as file:
+        file.write(b'{"schema":1,"id":"mine/train/')  # torn by a crash
+    assert cli.main(["data", "build", "lab.yaml", "OWN", "--sample", "1"]) == 130
+    assert len(journal.read_text().splitlines()) == 20
+    monkeypatch.setattr(_sampling, "generate", generate)
+    told(capsys, "build", "lab.yaml", "OWN", "--sample", "1")
+    assert (lab / "own.jsonl").read_bytes() == whole
+    assert asked == [24, 14], "answers that are there are not drawn again"
+    assert not journal.exists()
+
+
+def test_answers_of_another_seed_are_not_taken_over(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = folder_of(lab, "own") / layout.SAMPLED
+    line = {"schema": 1, "id": "mine/train/0", "repeat": 0, "drawn_with": "x" * 64, "asked": "y", "ids": [1]}
+    with write.Journal(journal) as file:
+        file.append(line)
+    told(capsys, "build", "lab.yaml", "OWN", "--sample", "1")
+    first = json.loads((lab / "own.jsonl").read_text().splitlines()[1])
+    assert first["answers"][0]["ids"] != [1]
+    assert len(list((folder_of(lab, "own") / layout.SUPERSEDED).rglob(layout.SAMPLED))) == 1
+
+
+def test_whom_to_ask_must_be_there(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "build", "lab.yaml", "OWN", "--sample-from", "PLAIN"]) == 2
+    assert "--sample N" in capsys.readouterr().err
+    ask = ("build", "lab.yaml", "OWN", "--sample", "1", "--sample-from")
+    assert "unknown model 'NOBODY'" in told(capsys, *ask, "NOBODY", code=1)
+    assert "VAN trains nothing" in told(capsys, *ask, "VAN", code=1)
+    assert "expected a finished training in" in told(capsys, *ask, "PLAIN", code=1)
+    assert not (lab / "own.jsonl").exists()
+
+
 def test_only_what_reads_candidates_can_be_sampled_for(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = told(capsys, "build", "lab.yaml", "RAND", "--sample", "1", code=1)
     assert "expected an undo strategy with `candidates:`" in message
@@ -160,6 +214,75 @@ def test_gsm_symbolic_is_never_trained_on(lab: Path, capsys: pytest.CaptureFixtu
     (lab / "symbolic.yaml").write_text(text)
     message = told(capsys, "build", "symbolic.yaml", "RAND", code=1)
     assert "dataset 'gsm_symbolic' is GSM-Symbolic" in message
+
+
+# -- what else is evaluated on ----------------------------------------------------
+
+
+def evaluated_on(lab: Path, dataset: str) -> None:
+    """Let the file evaluate on one dataset more."""
+    text = FILE.replace("{path: ./mine}}", f"{{path: ./mine}}, more: {dataset}}}")
+    line = "  - {id: MORE, model: unsay-tiny, dataset: more, method: vanilla, config: fewshot_0}"
+    (lab / "lab.yaml").write_text(text.rstrip() + f"\n{line}\n")
+
+
+def test_what_another_experiment_is_evaluated_on_is_left_out(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(lab, "train_bt")
+    before = rows.manifest(folder)
+    assert before["facts"]["compared_with"] == {"mine": 1}
+    # Another dataset that shares no question changes nothing.
+    write_lines(lab / "other" / "train.jsonl", [{"question": "How many clips in 2 days?", "answer": "#### 1"}])
+    write_lines(lab / "other" / "test.jsonl", [{"question": "Something else?", "answer": "#### 1"}])
+    evaluated_on(lab, "{path: ./other}")
+    assert told(capsys, "build", "lab.yaml", "RAND").rstrip().endswith("(there already)")
+    assert rows.manifest(folder) == before
+    # One that shares a question takes the row out.
+    write_lines(lab / "other" / "test.jsonl", [{"question": "How many  CLIPS in 9 days?", "answer": "#### 1"}])
+    assert "RAND 22 rows, 22 with undo, 2 refused (2 leak)" in told(capsys, "build", "lab.yaml", "RAND")
+    after = rows.manifest(folder)
+    assert after["facts"]["compared_with"] == {"mine": 1, "more": 1}
+    assert after["facts"]["data_hash"] != before["facts"]["data_hash"]
+    out = told(capsys, "inspect", "RAND", "--refused")
+    assert "mine/train/9 leak expected a row that is not evaluated on, got the question of item more/test/0" in out
+    assert "compared    1 evaluation items of mine, 1 evaluation items of more" in told(capsys, "inspect", "RAND")
+    assert len(list((folder / layout.SUPERSEDED).rglob(layout.ROWS))) == 1
+
+
+def test_the_lines_of_a_task_count_whatever_their_columns(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solution = ANSWER.replace("\n", " ")
+    write_lines(
+        lab / "task.jsonl",
+        [
+            {"problem": "How many clips in 11 days?", "solution": "$\\boxed{2}$", "answer": "2"},
+            {"problem": "Another?", "solution": solution, "answer": "72"},
+        ],
+    )
+    evaluated_on(lab, "{task: minerva_math500, path: ./task.jsonl}")
+    message = told(capsys, "build", "lab.yaml", "RAND", code=1)
+    assert "all 24 were refused" in message, "every answer holds 13 words of the second solution"
+    write_lines(lab / "task.jsonl", [{"problem": "How many clips in 11 days?", "solution": "$1$", "answer": "2"}])
+    assert "22 rows" in told(capsys, "build", "lab.yaml", "RAND")
+    refused = told(capsys, "inspect", "RAND", "--refused")
+    assert "mine/train/11 leak expected a row that is not evaluated on, got the question of item more/test/0" in refused
+
+
+def test_an_evaluation_split_that_cannot_be_read_is_named(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unsay.methods import _guard
+
+    def unreachable(*_: object) -> Any:
+        raise OSError("no network")
+
+    monkeypatch.setattr(_guard, "hub_lines", unreachable)
+    evaluated_on(lab, "{task: gsm8k}")
+    told(capsys, "build", "lab.yaml", "RAND", "--force")
+    assert rows.manifest(folder_of(lab, "train_bt"))["facts"]["not_compared_with"] == {"more": "OSError: no network"}
+    assert "unread      the evaluation items of more: OSError: no network" in told(capsys, "inspect", "RAND")
+    monkeypatch.setattr(
+        _guard, "hub_lines", lambda *where: enumerate([{"question": "How many clips in 5 days?", "answer": str(where)}])
+    )
+    assert "22 rows" in told(capsys, "build", "lab.yaml", "RAND")
 
 
 # -- inspect ----------------------------------------------------------------------
@@ -233,6 +356,25 @@ def test_torn_rows_are_no_traceback(lab: Path, capsys: pytest.CaptureFixture[str
         told(capsys, "inspect", "RAND", "9999", code=1)
     (layout.data(folder_of(lab, "train_bt")) / layout.MANIFEST).write_text("{")
     assert "build the data again" in told(capsys, "inspect", "RAND", code=1)
+
+
+def test_rows_of_a_training_that_others_share(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`train_as`, or only another `decode`: the rows lie in a folder that belongs to none of these by itself."""
+    again = "  again: {train_as: lora/train_bt, decode: {undo_context: rewind}}\nexperiments:"
+    trained = "model: unsay-tiny, dataset: mine, method: sft, config"
+    more = f"""
+  - {{id: AGAIN, {trained}: again}}
+  - {{id: SHORT, {trained}: lora/train_bt, decode: {{max_new_tokens: 9}}}}
+  - {{id: LONE, {trained}: lora/train_bt, seed: 5, decode: {{max_new_tokens: 9}}}}
+"""
+    (lab / "lab.yaml").write_text(FILE.replace("experiments:", again).rstrip() + more)
+    told(capsys, "build", "lab.yaml", "LONE", "--processes", "2")
+    for id in ("AGAIN", "SHORT", "RESET-BAN"):
+        own = document(capsys, "inspect", "RESET" if id == "RESET-BAN" else "RAND")
+        assert document(capsys, "inspect", id) == own
+        assert told(capsys, "inspect", id, "0")
+    assert document(capsys, "inspect", "LONE")["settings"]["seed"] == 5
+    assert "`unsay data build FILE ID`" in told(capsys, "inspect", "OWN", code=1)
 
 
 def test_looking_needs_no_heavy_library(lab: Path) -> None:

@@ -14,6 +14,7 @@ from tests.encodings import ANSWER, BYTES, END, LINE, MERGED, POP, gsm8k
 from unsay.augment import Answer, Candidate, Vocabulary
 from unsay.data.build import Encoding, Manifest, build, load_manifest, load_rows
 from unsay.data.candidates import read_candidates, write_candidates
+from unsay.data.leaks import Leaks
 from unsay.errors import ConfigError, DataError, StoreError
 from unsay.records import Example
 from unsay.settings import UndoData
@@ -244,7 +245,7 @@ def test_evaluation_questions_are_refused(tmp_path: Path) -> None:
         Example("test-1", "How many clips in 5 days? Natalia", ANSWER.removeprefix("Natalia ")),
         Example("test-2", "something else", "So it is 72.\n#### 72"),
     ]
-    manifest = make(tmp_path, evaluation=evaluation, in_a_row=False)
+    manifest = make(tmp_path, leaks=[Leaks(evaluation, in_a_row=False)])
     assert [(line["id"], line["kind"]) for line in refused(tmp_path)] == [("train-3", "leak"), ("train-5", "leak")]
     assert "test-0" in refused(tmp_path)[0]["reason"]
     assert "test-1" in refused(tmp_path)[1]["reason"]
@@ -252,14 +253,16 @@ def test_evaluation_questions_are_refused(tmp_path: Path) -> None:
 
 
 def test_thirteen_words_in_a_row_of_an_evaluation_answer_are_refused(tmp_path: Path) -> None:
-    manifest = make(tmp_path, [*EXAMPLES[:3], Example("train-x", "Why?", "So.")], evaluation=[Example("t", "", ANSWER)])
+    manifest = make(
+        tmp_path, [*EXAMPLES[:3], Example("train-x", "Why?", "So.")], leaks=[Leaks([Example("t", "", ANSWER)])]
+    )
     assert manifest.refusals == {"leak": 3}
     assert "13 words in a row of the answer of item t: 'natalia sold 48 2" in refused(tmp_path)[0]["reason"]
 
 
 def test_examples_without_a_question_are_told_apart_by_their_answer(tmp_path: Path) -> None:
     examples = [Example("train-0", "", "2+2 = 4"), Example("train-1", "", "2+3 = 5")]
-    manifest = make(tmp_path, examples, evaluation=[Example("test-0", "", "2+3 = 5")])
+    manifest = make(tmp_path, examples, leaks=[Leaks([Example("test-0", "", "2+3 = 5")])])
     assert (manifest.rows, refused(tmp_path)[0]["id"]) == (1, "train-1")
 
 
@@ -346,7 +349,7 @@ def test_real_examples(tmp_path: Path, undo: UndoData | None) -> None:
     lines = gsm8k("train", limit=200)
     examples = [Example(f"train-{index}", line["question"], line["answer"]) for index, line in enumerate(lines)]
     evaluation = [Example("test", line["question"], line["answer"]) for line in gsm8k("test")]
-    manifest = make(tmp_path, examples, undo, evaluation=[*evaluation, examples[7]])
+    manifest = make(tmp_path, examples, undo, leaks=[Leaks(evaluation), Leaks([examples[7]])])
     leaks = [line["id"] for line in refused(tmp_path) if line["kind"] == "leak"]
     assert "train-7" in leaks
     assert all(line["kind"] in ("leak", "no_mistake") for line in refused(tmp_path))

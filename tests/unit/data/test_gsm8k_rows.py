@@ -14,6 +14,7 @@ from unsay import catalog, definitions
 from unsay.augment import Answer, Candidate, Vocabulary
 from unsay.data.build import Encoding, Manifest, build, load_rows
 from unsay.data.candidates import write_candidates
+from unsay.data.leaks import Leaks
 from unsay.records import Example
 from unsay.settings import UndoData
 from unsay.store import layout, rows
@@ -32,7 +33,7 @@ def encoding() -> Encoding:
         prompt=lambda example: prompter.encode_chat([{"role": "user", "content": example.question}]).ids,
         answer=lambda text: Answer(*prompter.encode_answer(text), text),
         end_id=prompter.end_id,
-        vocabulary=Vocabulary(opened.table, prompter.ordinary_ids, lambda text: prompter.encode_answer(text)[0]),
+        vocabulary=Vocabulary(opened.table, prompter.ordinary_ids, prompter.encode_text, prompter.lines_apart),
         tokenizer=prompter.fingerprint,
         pieces=prompter.pieces,
     )
@@ -61,7 +62,7 @@ def built(folder: Path, name: str, encoding: Encoding, limit: int | None, proces
         cutoff_len=2048,
         seed=0,
         folder=folder,
-        evaluation=examples("test"),
+        leaks=[Leaks(examples("test"))],
         processes=processes,
     )
 

@@ -74,7 +74,7 @@ def test_a_hub_dataset_in_gsm8k_format_is_not_mistaken_for_gsm8k(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str | None
 ) -> None:
     rows = {"train": ROWS[:5], "test": ROWS[5:8]}
-    monkeypatch.setattr("unsay.data.source._hub_lines", lambda hub, split: enumerate(rows.get(split, [])))
+    monkeypatch.setattr("unsay.data.source.hub_lines", lambda hub, split: enumerate(rows.get(split, [])))
     other = open_source(Dataset("own", "someone/problems", task, "gsm8k"), tmp_path / "outputs")
     assert (other.hub, other.task) == (None, "gsm8k")
     assert questions(other, "test") == [row["question"] for row in rows["test"]]
