@@ -92,8 +92,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "executors": BOTTOM | {"job", "store", "worker"},
     "runner": BOTTOM | {"config", "executors", "identity", "job", "report", "store"},
     # a plan in small; the models for it are made by a process of their own
-    "rehearsal": BOTTOM | {"backend", "config", "estimate", "job", "models", "planning", "preflight", "runner", "store"},
+    "rehearsal": BOTTOM
+    | {"backend", "config", "estimate", "job", "models", "planning", "preflight", "runner", "store"},
     "stand_in": BOTTOM | {"loading", "models", "store"},
+    # a plain model, written by a process of its own
+    "merge": BOTTOM | {"config", "evaluate", "loading", "store"},
     # what a person touches: these see the reading half
     "cli": BOTTOM
     | FILE
@@ -104,7 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-COMPUTING = {"engine", "train", "evaluate", "methods", "data", "loading", "stand_in"}
+COMPUTING = {"engine", "train", "evaluate", "methods", "data", "loading", "merge", "stand_in"}
 """Parts that may import heavy libraries; all the others are read on a laptop without torch."""
 
 HEAVY = {"torch", "transformers", "lm_eval", "scipy", "peft", "datasets", "accelerate", "safetensors", "pandas"}
