@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": BOTTOM | FILE | {"store", "preflight"},
     "preflight": BOTTOM | {"backend", "config", "lm_eval_files", "overrides"},
     "accelerate_file": BOTTOM,
+    "model_names": BOTTOM | {"config", "definitions", "store"},
     "planning": BOTTOM | {"config", "preflight", "store"},
     "estimate": BOTTOM | {"models", "planning"},
     # folders of interchangeable files, which know the bottom row and their own contract
@@ -80,6 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lm_eval_metrics",
         "loading",
         "metrics",
+        "model_names",
         "models",
     }
     | {"prompt_checks", "prompts", "store"},
@@ -97,23 +99,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stand_in": BOTTOM | {"loading", "models", "store"},
     # a plain model, written by a process of its own
     "merge": BOTTOM | {"config", "evaluate", "loading", "store"},
+    # answers to somebody who watches, written by a process of its own
+    "answering": BOTTOM | {"config", "engine", "evaluate", "prompts"},
     # what a person touches: these see the reading half
     "cli": BOTTOM
     | FILE
     | {"foreign_scores", "handkept_page", "importers", "importing"}
     | {"job", "planning", "preflight", "report", "runner", "store"}
-    | {"accelerate_file", "estimate", "rehearsal"},
+    | {"accelerate_file", "estimate", "model_names", "rehearsal"},
     "__init__": BOTTOM | FILE | {"report", "store"},
     "__main__": {"cli"},
 }
 
-COMPUTING = {"engine", "train", "evaluate", "methods", "data", "loading", "merge", "stand_in"}
+COMPUTING = {"answering", "engine", "train", "evaluate", "methods", "data", "loading", "merge", "stand_in"}
 """Parts that may import heavy libraries; all the others are read on a laptop without torch."""
 
 HEAVY = {"torch", "transformers", "lm_eval", "scipy", "peft", "datasets", "accelerate", "safetensors", "pandas"}
 
 ONE_PLACE = {
-    "lm_eval": {"evaluate/lm_eval_model.py", "evaluate/lm_eval_tasks.py", "evaluate/evaluate.py"},
+    "lm_eval": {
+        "evaluate/lm_eval_command.py",
+        "evaluate/lm_eval_model.py",
+        "evaluate/lm_eval_tasks.py",
+        "evaluate/evaluate.py",
+    },
     "peft": {"loading.py", "train/lora.py"},
     "filelock": {"store/write.py"},
     "datasets": {"data/source.py"},

@@ -8,6 +8,7 @@ begins with `# unsay run NAME`.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import shlex
 import shutil
@@ -41,6 +42,14 @@ EXPERIMENT_FILE, UNDO, RESULTS = (ROOT / "docs" / f"{name}.md" for name in ("exp
 # Run by the slow tests, in this order: page, command.
 SLOW = (
     ("README.md", "make demo"),
+    (
+        "README.md",
+        "unsay generate unsay-tiny 'Tom has 12 apples and buys 7 more. How many apples does Tom have now?'",
+    ),
+    (
+        "generate.md",
+        "unsay generate unsay-tiny 'Tom has 12 apples and buys 7 more. How many apples does Tom have now?'",
+    ),
     ("results.md", "unsay doctor"),
     ("experiment-file.md", "unsay run lab.yaml --rehearse"),
     ("rehearsal.md", "unsay run lab.yaml --rehearse"),
@@ -65,6 +74,14 @@ ELSEWHERE = {
     "unsay data inspect EXP-003": "tests/unit/cli/test_data.py looks at rows",
     "unsay data inspect EXP-003 0": "tests/unit/cli/test_data.py looks at rows",
     "unsay data export EXP-003 rows.jsonl --to trl": "tests/unit/cli/test_data.py exports rows",
+    "unsay chat EXP-003": "tests/unit/cli/test_answering.py chats on a terminal and in a pipe",
+    "unsay generate unsay-tiny - --temperature 0.7 -n 4 --json '<' question.txt": (
+        "tests/unit/cli/test_answering.py reads a question from a pipe"
+    ),
+    "unsay lm-eval run --model_args pretrained=EXP-003 --tasks arc_easy": "tests/unit/evaluate/test_lm_eval_command.py",
+    "unsay lm-eval run --model_args pretrained=EXP-003 --tasks arc_easy --output_path results": (
+        "needs a download; tests/unit/evaluate/test_lm_eval_command.py runs tasks of its own"
+    ),
     "make test-all": "runs these tests",
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
@@ -291,7 +308,11 @@ def test_every_option_that_is_written_about_exists() -> None:
     benchmarks = {
         option for file in ROOT.glob("benchmarks/*.py") for option in re.findall(r'"(--[a-z-]+)"', file.read_text())
     }
-    assert written <= ours | benchmarks | {"--help"}
+    lm_eval = importlib.util.find_spec("lm_eval")
+    assert lm_eval is not None
+    source = (Path(str(lm_eval.origin)).parent / "_cli" / "run.py").read_text()
+    theirs = set(re.findall(r'"(--[a-z][a-z-]*)', source))
+    assert written <= ours | benchmarks | theirs | {"--help"}
 
 
 def test_every_make_target_that_is_written_about_exists() -> None:

@@ -33,17 +33,16 @@ class PromptItem:
 Respond = Callable[[Sequence[PromptItem]], Sequence[str]]
 
 
-class UnsayLM(LM):  # type: ignore[misc]
-    """An lm-eval model that encodes prompts and asks `respond` for all answers at once, in lm-eval's order.
+class PromptingLM(LM):  # type: ignore[misc]
+    """What our lm-eval models share: how prompts are rendered and encoded.
 
     `chat` says whether lm-eval was told to apply the chat template.
     """
 
-    def __init__(self, prompter: Prompter, respond: Respond, *, chat: bool, enable_thinking: bool = False) -> None:
+    def __init__(self, prompter: Prompter, *, chat: bool, enable_thinking: bool = False) -> None:
         super().__init__()
         self.prompter = prompter
         self.tokenizer = prompter.tokenizer  # lm-eval records facts about it in the results file
-        self._respond = respond
         self._chat = chat
         self._options: dict[str, Any] = {"enable_thinking": enable_thinking}
         self._rendered: dict[str, tuple[list[dict[str, str]], dict[str, Any]]] = {}
@@ -63,6 +62,25 @@ class UnsayLM(LM):  # type: ignore[misc]
         self._rendered[text] = [dict(message) for message in chat_history], options
         return text
 
+    def _encode(self, text: str) -> Encoded:
+        if not self._chat:
+            return self.prompter.encode_plain(text)
+        if text not in self._rendered:
+            raise EvaluationError(
+                "expected chat prompts as the chat template made them, got one that the task changed afterwards. "
+                "Choose another task, or set apply_chat_template: false."
+            )
+        messages, options = self._rendered[text]
+        return self.prompter.encode_chat(messages, **options)
+
+
+class UnsayLM(PromptingLM):
+    """An lm-eval model that encodes prompts and asks `respond` for all answers at once, in lm-eval's order."""
+
+    def __init__(self, prompter: Prompter, respond: Respond, *, chat: bool, enable_thinking: bool = False) -> None:
+        super().__init__(prompter, chat=chat, enable_thinking=enable_thinking)
+        self._respond = respond
+
     def generate_until(self, requests: list[Instance]) -> list[str]:
         repeats: Counter[tuple[str, int, int]] = Counter()
         items: list[PromptItem] = []
@@ -79,17 +97,6 @@ class UnsayLM(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         raise EvaluationError(_GENERATES_ONLY)
-
-    def _encode(self, text: str) -> Encoded:
-        if not self._chat:
-            return self.prompter.encode_plain(text)
-        if text not in self._rendered:
-            raise EvaluationError(
-                "expected chat prompts as the chat template made them, got one that the task changed afterwards. "
-                "Choose another task, or set apply_chat_template: false."
-            )
-        messages, options = self._rendered[text]
-        return self.prompter.encode_chat(messages, **options)
 
 
 _GENERATES_ONLY = "this model answers generation requests only. Choose a task whose output_type is generate_until."
