@@ -20,7 +20,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,14 @@ import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from unsay import engine
+from unsay.backend import Backend
 from unsay.datasets import wordproblems
+from unsay.definitions import Model
+from unsay.evaluate.serving import engine_of
+from unsay.evaluate.setup import open_model
 from unsay.records import Key
 from unsay.settings import Decode
 from unsay.undo import EMPTY, Action, UndoTable
@@ -42,11 +48,12 @@ SHAPES = {"tiny": (32, 64, 2, 4, 2), "11m": (256, 768, 10, 8, 4), "100m": (640, 
 VOCABULARY = 4096
 CLOCK = time.process_time if os.environ.get("UNSAY_CPU_TIME") else time.perf_counter
 BATCHES = (8, 16, 32, 64)
-BUNDLED = Path(engine.__file__).parents[1] / "assets" / "unsay-tiny"
 STOPS = ("Question:", "</s>", "\n\nQ: ")
 
 Answers = dict[tuple[int, ...], list[int]]
 """What was written, by the prompt's ids."""
+Side = Callable[[], tuple[float, Answers]]
+"""Generates all answers; gives the seconds that took, and the answers."""
 
 
 def main() -> None:
@@ -58,6 +65,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="lm-eval's batch sizes")
     parser.add_argument("--slots", type=int, help="unsay's; its own choice without it")
     parser.add_argument("--no-default", action="store_true", help="leave lm-eval's default batch size of 1 out")
+    parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM, to run against it too")
     parser.add_argument("--rewind", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -70,8 +78,21 @@ def main() -> None:
 
 
 def write_checkpoint(folder: Path, hidden: int, inner: int, layers: int, heads: int, shared: int) -> Path:
-    """Write a random model with the bundled model's tokenizer."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(BUNDLED)
+    """Write a random model, and a byte-level tokenizer trained on the training questions and answers."""
+    texts = [line[key] for line in lines("train", 8000) for key in ("question", "answer")]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 1, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>", padding_side="left"
+    )
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
@@ -101,14 +122,18 @@ class Document:
     length: int
 
 
+def lines(split: str, count: int) -> list[dict[str, Any]]:
+    """Return GSM8K's questions and answers, or `count` generated ones."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    file = Path(os.environ.get("UNSAY_TEST_DATA", beside)) / "gsm8k" / f"{split}.jsonl"
+    if file.is_file():
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list(wordproblems.generate("train" if split == "train" else "test", count))
+
+
 def documents(setting: str, count: int, tokenizer: Any) -> list[Document]:
     """Questions with GSM8K's prompt, the shots drawn for each (`8-shot`) or the same for all (`8-shot-shared`)."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("UNSAY_TEST_DATA", beside)) / "gsm8k"
-    if folder.is_dir():
-        test, train = ([json.loads(line) for line in (folder / f"{split}.jsonl").open()] for split in ("test", "train"))
-    else:
-        test, train = (list(wordproblems.generate(split, 2 * count)) for split in ("test", "train"))
+    test, train = lines("test", count), lines("train", 8000)
     rng = random.Random(0)
     found = []
     for line in rng.sample(test, count):
@@ -171,25 +196,36 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
         lm.generate_until(requests, disable_tqdm=True)
         return CLOCK() - begun, lm.answers
 
-    def ours() -> tuple[float, Answers]:
+    def ours(generator: Any = None) -> tuple[float, Answers]:
         requests = [
             engine.Request(Key("t", at), prompt, stop=STOPS, max_new_tokens=lengths[prompt])
             for at, prompt in enumerate(ids)
         ]
         chosen = engine.Options(Decode(max_new_tokens=most), EMPTY, frozenset(), tokenizer.decode, slots=options.slots)
+        generator = generator or engine.Engine(model, chosen)
         begun = CLOCK()
-        answers = {done.request.prompt_ids: list(done.ids) for done in engine.generate(model, requests, chosen)}
+        answers = {done.request.prompt_ids: list(done.ids) for done in generator.generate(requests)}
         return CLOCK() - begun, answers
 
     prompts = statistics.mean(map(len, ids))
     print(f"{setting}: {len(ids)} documents, prompts of {prompts:.0f} tokens, answers of "
           f"{statistics.mean(lengths.values()):.0f} (longest {most})")  # fmt: skip
-    sides: dict[str, Callable[[], tuple[float, Answers]]] = {"unsay": ours}
+    sides: dict[str, Side] = {"unsay": ours}
     sides |= {f"batch {batch}": lambda batch=batch: peer(batch) for batch in options.batches}
     if not options.no_default:
         sides["batch 1"] = lambda: peer(1)
+    if options.vllm is not None:
+        with serving(checkpoint, options.vllm, most) as served:
+            sides["vLLM"] = lambda: ours(served)
+            by_turns(sides, ids, options.rounds)
+    else:
+        by_turns(sides, ids, options.rounds)
+
+
+def by_turns(sides: dict[str, Side], ids: Sequence[tuple[int, ...]], rounds: int) -> None:
+    """Run the sides one after another, `rounds` times, and print how long each takes against unsay."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for at in range(options.rounds):
+    for at in range(rounds):
         expected = None
         for name, side in sides.items():
             if name == "batch 1" and at:
@@ -206,6 +242,16 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
         print(f"  {name:9} {statistics.median(spent):8.2f} s   unsay is {statistics.median(ratios):5.2f} times as fast "
               f"({ratios[0]:.2f} to {ratios[-1]:.2f}){'   <- its best' * (name == best)}", flush=True)  # fmt: skip
     print()
+
+
+@contextmanager
+def serving(checkpoint: Path, python: Path, most: int) -> Iterator[Any]:
+    """Start vLLM on the checkpoint, all requests in flight at once."""
+    backend = Backend("vllm", interpreter=str(python), args=("--max-model-len", "4096", "--disable-log-requests"))
+    opened = open_model(Model("peer", str(checkpoint), template="plain", backend=backend), device="cpu")
+    chosen = engine.Options(Decode(max_new_tokens=most), EMPTY, frozenset(), str, slots=256)
+    with tempfile.TemporaryDirectory() as folder, engine_of(opened, chosen, Path(folder)) as served:
+        yield served
 
 
 # -- what taking back costs -------------------------------------------------------------------------------------------

@@ -22,8 +22,10 @@ from unsay.engine.sequence import Finished, Request, Rules, WritingSequence
 from unsay.engine.slots import CannotTakeOverError, Chunk, Slots, Step, taken_over
 from unsay.errors import EvaluationError
 
-SLOTS = {"cpu": 32, "cuda": 256}
+SLOTS = {"cpu": 64, "cuda": 256}
 """Answers at a time where nothing else is asked for."""
+PADDED = 32
+"""The same in padded batches, whose rows wait for each other."""
 TRUNK = 64
 """A beginning of at least so many tokens is kept once for all prompts."""
 SHARED = 16
@@ -71,7 +73,7 @@ class Engine:
             return
         except CannotTakeOverError as error:
             way = padded.way_of(self.model)
-            slots = min(len(possible), self.options.slots or SLOTS["cpu"]) if way == "padded" else 1
+            slots = min(len(possible), self.options.slots or PADDED) if way == "padded" else 1
             self.facts |= {"engine": way, "why": str(error), "slots": slots}
         sequences = [WritingSequence(request, self.rules) for request in possible]
         yield from padded.generate(self.model, sequences, self.options, slots, way)

@@ -24,8 +24,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "unsay"
-EVEN = 0.8
-"""Slots filled to less than this share of the fullest one are read one by one."""
+WORTH = 200_000
+"""Bytes that reading a slot to its own end must save, on a processor, to be worth a call for each slot."""
 _CURRENT: ContextVar[_Forward] = ContextVar("unsay_forward")
 
 
@@ -166,9 +166,8 @@ class _Forward:
         self.reach = max(starts, default=-1) + 1
         self.nearest = min(starts, default=0)
         self.ends = [(slot, start + 1) for slot, start, _ in step.decoding]
-        # A processor reads each slot to its own end where that saves much; a GPU reads all to the farthest.
-        read = sum(end for _, end in self.ends)
-        self.ragged = device.type == "cpu" and read < EVEN * self.top * self.reach
+        self.spare = self.reach - sum(end for _, end in self.ends) / max(self.top, 1)
+        """Tokens beyond its own end that a slot's attention reads on average."""
         self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
 
     @cached_property
@@ -260,13 +259,13 @@ class _Forward:
                 flat = weights[..., : self.memory.offset].transpose(0, 1).reshape(shared, -1, self.memory.offset)
                 ahead = torch.matmul(flat, trunk.values[layer][0])
                 result += ahead.view(shared, self.top, heads // shared, -1).transpose(0, 1)
-        elif self.ragged:
-            result = grouped.new_zeros(*grouped.shape[:3], values.shape[-1])
+        elif self.dense and self.device.type == "cpu" and self.spare * _bytes(keys, values) > WORTH:
+            each = []
             for slot, end in self.ends:
                 seen = slice(max(0, end - first - (window or end)), end - first)
-                result[slot] = scaled_dot_product_attention(
-                    grouped[slot, None], keys[slot, None, :, seen], values[slot, None, :, seen], scale=scale
-                )[0]
+                own, seen_values = keys[slot, None, :, seen], values[slot, None, :, seen]
+                each.append(scaled_dot_product_attention(grouped[slot, None], own, seen_values, scale=scale))
+            result = torch.cat(each)
         else:
             mask = self._mask(window, first, grouped.dtype)
             result = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
@@ -335,6 +334,11 @@ def _read(
         weights = _softmax(scores + mask, None if sinks is None else sinks.view(shared, heads // shared, 1))
         result = torch.matmul(weights, values[:, None])
     return result.reshape(heads, n, -1).transpose(0, 1)
+
+
+def _bytes(keys: torch.Tensor, values: torch.Tensor) -> int:
+    """Bytes one token takes in one layer."""
+    return sum(side.shape[1] * side.shape[3] * side.element_size() for side in (keys, values))
 
 
 def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
