@@ -7,15 +7,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.unit.train.test_sft import FAST, Setting
 from unsay import cli, merge
+from unsay.answering import serve
 from unsay.config import Model, trained_model
+from unsay.errors import ConfigError
 from unsay.evaluate.setup import open_model
 from unsay.loading import load_model, read_undo_file
+from unsay.model_names import named
 from unsay.records import ExperimentRecord
 from unsay.store import layout, read, write
 
@@ -97,6 +101,21 @@ def test_a_plain_model_that_computes_the_same(made: tuple[Path, Setting], tmp_pa
     control = setting.table.control("pop")
     assert answer["controls"] == {setting.table.names[control]: control}
     check_plain(tmp_path / "plain", lab, setting)
+
+
+def test_it_answers_by_its_id_too(made: tuple[Path, Setting]) -> None:
+    """`unsay generate` and `unsay lm-eval` take a finished training by its id, as it was trained."""
+    lab, setting = made
+    found = named("TWO", lab)
+    assert found.adapter == layout.train(lab / FOLDER / "quick")
+    order = {"model": asdict(found.model), "adapter": str(found.adapter), "decode": {"max_new_tokens": 3}}
+    events: list[dict[str, Any]] = []
+    serve(iter([order, {"ask": 1, "prompt": "Tom has"}]), events.append, lambda ask: False)
+    assert [events[0]["event"], events[-1]["event"]] == ["ready", "done"]
+    assert events[0]["undo_table"] == setting.table.to_json()
+    assert events[0]["decode"]["undo_context"] == "keep"
+    with pytest.raises(ConfigError, match="NONE is pending, not completed; run it first"):
+        named("NONE", lab)
 
 
 @pytest.mark.slow
