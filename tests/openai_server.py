@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Server:
     name: str = "tiny"
     url: str = ""
     key: str | None = None
+    lists_models: bool = True
     returns_ids: bool = True
     returns_logprobs: bool = True
     takes_ids: bool = True
@@ -50,8 +52,15 @@ class Server:
         positions = self.max_model_len or self.model.config.max_position_embeddings
         return {"id": self.name, "object": "model", "max_model_len": positions}
 
-    @torch.inference_mode()
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        with torch.inference_mode():
+            return self._complete(body)
+
+    def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
         context = [*self.adds_to_prompt, *body["prompt"]]
         read = list(context)
         bias = {int(id): value for id, value in (body.get("logit_bias") or {}).items()} if self.honours_bias else {}
@@ -84,6 +93,8 @@ class Server:
 
 
 def _choose(logits: torch.Tensor, body: dict[str, Any], generator: torch.Generator) -> int:
+    import torch
+
     if not body["temperature"]:
         return int(logits.argmax())
     logits = logits / body["temperature"]
@@ -92,7 +103,9 @@ def _choose(logits: torch.Tensor, body: dict[str, Any], generator: torch.Generat
     return int(torch.multinomial(torch.softmax(logits, -1), 1, generator=generator))
 
 
-def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+def handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    """Return what answers requests for a server."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -100,7 +113,12 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             """Say nothing."""
 
         def do_GET(self) -> None:
-            if self._let_in():
+            if self.path == "/health":
+                self._send(200, {})
+            elif self._let_in():
+                if not server.lists_models:
+                    self._send(500, {"detail": "Internal Server Error"})
+                    return
                 known = {"/v1/models": {"data": [server.card()]}, "/version": {"version": "0.0-test"}}
                 self._send(200 if self.path in known else 404, known.get(self.path, {"detail": "Not Found"}))
 
@@ -149,7 +167,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def serve(model: Any, **how: Any) -> Iterator[Server]:
     server = Server(model, **how)
-    web = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
+    web = ThreadingHTTPServer(("127.0.0.1", 0), handler(server))
     web.daemon_threads = True
     server.url = f"http://127.0.0.1:{web.server_address[1]}/v1"
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

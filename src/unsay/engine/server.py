@@ -26,12 +26,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from unsay.engine.connection import Connection
+from unsay.engine.connection import Connection, RefusedError
 from unsay.engine.options import Options
 from unsay.engine.sequence import Choice, Finished, Request, Rules, WritingSequence
 from unsay.errors import ServerError
@@ -98,18 +98,20 @@ class ServerEngine:
 
         Raises ServerError when the server is not there, has another model, or gives no ids or log-probabilities.
         """
-        waiting = deque(WritingSequence(request, self.rules) for request in requests)
-        for sequence in [each for each in waiting if each.finish_reason is not None]:
-            waiting.remove(sequence)
-            yield sequence.finished()
+        waiting: deque[WritingSequence] = deque()
+        for sequence in (WritingSequence(request, self.rules) for request in requests):
+            if sequence.finish_reason is None:
+                waiting.append(sequence)
+            else:  # a prompt without room for an answer
+                yield sequence.finished()
         if not waiting:
             return
-        self._look(waiting)
         count = min(len(waiting), self.options.slots or IN_FLIGHT)
         self.facts |= {"in_flight": count}
         flying: dict[Future[_Answer], tuple[WritingSequence, _Ask]] = {}
         pool = ThreadPoolExecutor(count, thread_name_prefix="unsay-server")
         try:
+            self._look(waiting)
             while waiting or flying:
                 while waiting and len(flying) < count:
                     self._send(pool, flying, waiting.popleft())
@@ -125,6 +127,7 @@ class ServerEngine:
             if flying:
                 self.connection.close()
             pool.shutdown(cancel_futures=True)
+            self.connection.rest()
             self.facts["retries"] = self.connection.retries
 
     # 1. -- what to ask for ----------------------------------------------------------------------------------------
@@ -256,39 +259,45 @@ class ServerEngine:
 
     # 3. -- is it the right server ---------------------------------------------------------------------------------
 
-    def _look(self, sequences: Sequence[WritingSequence] | deque[WritingSequence]) -> None:
+    def _look(self, sequences: deque[WritingSequence]) -> None:
         """Find the model on the server, and try with one token whether it can be used."""
-        url = self.connection.url
-        listing = self.connection.get("models")
-        cards = {
-            str(card["id"]): card
-            for card in (listing.get("data") or [] if isinstance(listing, dict) else [])
-            if isinstance(card, dict) and "id" in card
-        }
-        names = ", ".join(sorted(cards)[:20]) or "none"
-        if self.model is None:
-            if len(cards) != 1:
-                raise ServerError(f"expected one model at {url}, got: {names}; name one with `model:`")
-            (self.model,) = cards
-        elif self.model not in cards:
-            raise ServerError(f"expected the model {self.model!r} at {url}, got: {names}; name one that is there")
-        served = cards[self.model].get("max_model_len")
-        if isinstance(served, int) and served < self.rules.max_context:
-            longest = max(len(each.context) + self._room(each) for each in sequences)
-            if longest > served:
-                raise ServerError(
-                    f"expected a server with room for {longest} tokens, prompt and answer together, got {url} with "
-                    f"{served}; start it with a larger --max-model-len, or lower max_new_tokens"
-                )
-        self.facts |= {"server": self._version(), "model": self.model, "max_context": served}
+        cards = self._cards()
+        card: Mapping[str, Any] = {}
+        if cards is not None:
+            names = f"at {self.connection.url}, got: {', '.join(sorted(cards)[:20]) or 'none'}"
+            if self.model is None and len(cards) != 1:
+                raise ServerError(f"expected one model {names}; name one with `model:`")
+            self.model = self.model or next(iter(cards))
+            if self.model not in cards:
+                raise ServerError(f"expected the model {self.model!r} {names}; name one that is there")
+            card = cards[self.model]
         first = sequences[0]
         trial = self._body(first, _Ask(1)) | {"prompt": list(first.context[:1])}
         try:
             self._read(self.connection.post("completions", trial), trial)
+        except RefusedError as error:
+            raise ServerError(f"{error}. {NEEDED}") from None
+        served = card.get("max_model_len")
+        longest = max(len(each.context) + self._room(each) for each in sequences)
+        if isinstance(served, int) and longest > served:
+            raise ServerError(
+                f"expected a server with room for {longest} tokens, prompt and answer together, got "
+                f"{self.connection.url} with {served}; start it with a larger --max-model-len, or lower max_new_tokens"
+            )
+        self.facts |= {"server": self._version(), "model": self.model, "max_context": served}
+
+    def _cards(self) -> dict[str, Mapping[str, Any]] | None:
+        """Return what the server says of each of its models; None where it cannot list them and one was named."""
+        try:
+            listing = self.connection.get("models")
         except ServerError as error:
-            if "HTTP 4" in str(error) and NEEDED not in str(error):
-                raise ServerError(f"{error}. {NEEDED}") from None
-            raise
+            # `transformers serve` fails like that; what it is then shows when it is asked for an answer.
+            if self.model is None or "HTTP 5" not in str(error):
+                raise
+            return None
+        found = listing.get("data") if isinstance(listing, dict) else None
+        cards = [card for card in found or [] if isinstance(card, dict) and "id" in card]
+        return {str(card["id"]): card for card in cards}
 
     def _version(self) -> str | None:
         """Return the server's name and version as far as it tells."""

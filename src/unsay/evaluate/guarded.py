@@ -28,7 +28,8 @@ def main() -> int:
     command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
     threading.Thread(target=_watch_input, daemon=True).start()
     try:
-        return command.wait()
+        code = command.wait()
+        return code if code >= 0 else 128 - code  # as a shell says it: 137 is killed
     finally:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)

@@ -39,6 +39,7 @@ LAST_LINES = 20
 """Lines of a server's log in a message about its failure."""
 POLL = 0.5
 """Seconds between two looks at whether a server answers."""
+GUARD = (sys.executable, "-m", "unsay.evaluate.guarded")
 STOPPING = 30.0
 """Seconds a server may take to stop; more than the process beside it gives it."""
 
@@ -160,7 +161,7 @@ def _started(opened: Opened, backend: Backend, weights: tuple[str, str | None], 
     environment |= {"VLLM_API_KEY": key, "VLLM_HOST_IP": host, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unsay.evaluate.guarded", *command],
+            [*GUARD, *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
