@@ -57,6 +57,7 @@ SLOW = (
     ("experiment-file.md", "unsay run lab.yaml --limit 20"),
     ("experiment-file.md", "unsay run lab.yaml"),
     ("experiment-file.md", "unsay run lab.yaml EXP-002"),
+    ("engine.md", "unsay run lab.yaml EXP-001 --limit 20 --check-batch 4"),
     ("several-gpus.md", "unsay run lab.yaml EXP-001 --processes 2 --limit 20"),
     ("several-gpus.md", "unsay run lab.yaml EXP-002 --accelerate examples/accelerate/fsdp.yaml --limit 20"),
 )

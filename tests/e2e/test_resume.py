@@ -413,6 +413,15 @@ def test_a_question_that_is_evaluated_on_later_leaves_the_training(lab: Lab) -> 
     assert lab.record().hashes["train"] != first.hashes["train"]
 
 
+def test_answers_are_checked_alone(lab: Lab) -> None:
+    lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
+    assert lab.run("--check-batch", "3") == 0
+    record = lab.record()
+    assert record.facts["batch_check"] == {"items": 3, "agree": 3, "differ": []}
+    assert record.facts["engine"]["engine"] == "slots"
+    assert record.facts["engine"]["slots"] > 1
+
+
 def test_force_runs_again_and_keeps_the_old_result(lab: Lab) -> None:
     lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
     assert lab.run() == 0
