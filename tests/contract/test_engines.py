@@ -122,7 +122,7 @@ def _table(opened: Opened, local: Make) -> UndoTable:
         Decode(max_new_tokens=16),
         Decode(max_new_tokens=16, max_survivors=7),
         Decode(max_new_tokens=16, undo="ban"),
-        Decode(max_new_tokens=16, undo_bias=5.0),
+        Decode(max_new_tokens=8, undo_bias=5.0),
     ],
     ids=["plain", "max_survivors", "ban", "undo_bias"],
 )
