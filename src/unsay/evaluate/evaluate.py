@@ -147,7 +147,6 @@ class Answers:
         self.engine: dict[str, Any] = {}
         """What the answers of this run were generated with; empty where there were none left to generate."""
         self._items: Sequence[PromptItem] = ()
-        self._model: Any = None
         self._labels: dict[Key, str] = {}
         self._scored: dict[Key, float | None] = {}
 
@@ -209,10 +208,11 @@ class Answers:
 
     def check_batch(self) -> dict[str, Any]:
         """Generate some answers again alone; see `unsay.evaluate.batch_check`."""
-        self._model = self._model or self._evaluation.opened.load()
+        opened = self._evaluation.opened
         traces = {trace.key: trace for trace in self.traces}
         requests = [self._request(item, prompt) for item, prompt in zip(self._items, self.prompts, strict=True)]
-        return check_batch(self._model, requests, self._options(), traces, self._evaluation.check_batch)
+        found = check_batch(opened.load(), requests, self._options(), traces, self._evaluation.check_batch)
+        return found if opened.backend is None else found | {"generated_again_by": "this package's own engine"}
 
     def _request(self, item: PromptItem, prompt: Prompt) -> engine.Request:
         return engine.Request(prompt.key, prompt.ids, _seed(self._evaluation.seed, prompt), item.stop)
@@ -273,9 +273,8 @@ class Answers:
 def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:
     if checked is None or checked["agree"] == checked["items"]:
         return ()
-    return (
-        f"{checked['items'] - checked['agree']} of {checked['items']} answers come out differently alone",
-    )
+    how = f"alone, by {checked['generated_again_by']}" if "generated_again_by" in checked else "alone"
+    return (f"{checked['items'] - checked['agree']} of {checked['items']} answers come out differently {how}",)
 
 
 def _seed(seed: int, prompt: Prompt) -> int:
