@@ -223,10 +223,13 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
 
 
 def by_turns(sides: dict[str, Side], ids: Sequence[tuple[int, ...]], rounds: int) -> None:
-    """Run the sides one after another, `rounds` times, and print how long each takes against unsay."""
+    """Run the sides one after another, `rounds` times, and print how long each takes against unsay.
+
+    Ends the benchmark where an answer differs from the one that unsay wrote in the first round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    expected: Answers | None = None
     for at in range(rounds):
-        expected = None
         for name, side in sides.items():
             if name == "batch 1" and at:
                 continue  # the slowest by far: once
@@ -235,7 +238,7 @@ def by_turns(sides: dict[str, Side], ids: Sequence[tuple[int, ...]], rounds: int
             expected = expected or answers
             same = sum(answers[prompt] == expected[prompt] for prompt in ids)
             if same < len(ids):
-                print(f"  {name}: {len(ids) - same} of {len(ids)} answers differ from unsay's")
+                raise SystemExit(f"{name}: {len(ids) - same} of {len(ids)} answers differ from unsay's first ones")
     best = min((name for name in sides if name.startswith("batch")), key=lambda name: statistics.median(seconds[name]))
     for name, spent in seconds.items():
         ratios = sorted(one / other for one, other in zip(spent, seconds["unsay"], strict=False))
@@ -264,7 +267,7 @@ def rewind(checkpoint: Path, count: int, rounds: int, slots: int | None) -> None
     prompts = [tuple(tokenizer(document.text).input_ids) for document in documents("0-shot", count, tokenizer)]
     table = UndoTable({VOCABULARY - 1: Action("pop")}, {VOCABULARY - 1: "<pop>"})
 
-    def run(decode: Decode) -> tuple[float, int, int]:
+    def run(decode: Decode, table: UndoTable = table) -> tuple[float, int, int]:
         """Seconds, tokens fed to the model after the prompts, rewinds."""
         requests = [engine.Request(Key("t", at), prompt) for at, prompt in enumerate(prompts)]
         chosen = engine.Options(decode, table, frozenset(), tokenizer.decode, slots=slots)
@@ -284,7 +287,7 @@ def rewind(checkpoint: Path, count: int, rounds: int, slots: int | None) -> None
     ratios, seen = [], (0, 0)
     for _ in range(rounds):
         seconds, tokens, rewinds = run(rewinding)
-        plain, plain_tokens, _ = run(Decode(undo="ban", max_new_tokens=round(tokens / count)))
+        plain, plain_tokens, _ = run(Decode(max_new_tokens=round(tokens / count)), EMPTY)
         ratios.append((seconds / tokens) / (plain / plain_tokens))
         seen = tokens, rewinds
     ratios.sort()

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import psutil
 import torch
 
 from unsay.engine import padded
+from unsay.engine.memory import free_memory, out_of_memory
 from unsay.engine.options import Options
 from unsay.engine.sampling import Sampler
-from unsay.engine.sequence import Finished, Request, Rules, WritingSequence
+from unsay.engine.sequence import Choice, Finished, Request, Rules, WritingSequence
 from unsay.engine.slots import CannotTakeOverError, Chunk, Slots, Step, taken_over
 from unsay.errors import EvaluationError
 
@@ -58,6 +58,12 @@ class Engine:
         memory.
         """
         asked = list(requests)
+        for request in asked:
+            if not request.prompt_ids:
+                raise EvaluationError(
+                    f"expected prompts of at least one token, got an empty one ({request.key}); begin it with the "
+                    "tokenizer's beginning or end token"
+                )
         possible = [request for request in asked if len(request.prompt_ids) < self.rules.max_context]
         for request in asked:
             if len(request.prompt_ids) >= self.rules.max_context:
@@ -67,12 +73,14 @@ class Engine:
         # Similar lengths beside each other, the longest first, so that running out of memory shows at once; and prompts
         # that begin alike.
         possible.sort(key=lambda request: (-len(request.prompt_ids), request.prompt_ids))
+        budget = self.options.decode.max_new_tokens
+        longest = min(len(possible[0].prompt_ids) + budget, self.rules.max_context)
         try:
-            with taken_over(self.model) as model:
+            with taken_over(self.model, longest) as model:
                 yield from _Schedule(model, possible, self).run()
             return
         except CannotTakeOverError as error:
-            way = padded.way_of(self.model)
+            way = padded.way_of(self.model, longest)
             slots = min(len(possible), self.options.slots or PADDED) if way == "padded" else 1
             self.facts |= {"engine": way, "why": str(error), "slots": slots}
         sequences = [WritingSequence(request, self.rules) for request in possible]
@@ -114,8 +122,9 @@ class _Schedule:
                 if not step.decoding and not step.chunks:
                     return
                 logits = self.memory.forward(step)
+                choices = self._choose(ready, logits)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 failure = str(error)
             else:
@@ -125,8 +134,7 @@ class _Schedule:
                     self.held[slot][start:] = [token]
                 for chunk in step.chunks:
                     self.held[chunk.slot][chunk.start :] = chunk.ids
-                if ready:
-                    yield from self._write(ready, logits)
+                yield from self._write(ready, choices)
                 continue
             self._take_less(failure)
 
@@ -158,12 +166,18 @@ class _Schedule:
         self._make_room(decoding, reading)
         return Step(decoding, reading), ready
 
-    def _write(self, ready: Sequence[tuple[int, int]], logits: torch.Tensor) -> Iterator[Finished]:
-        """Choose the next token of every sequence that is ready; yield the answers that end with it."""
+    def _choose(self, ready: Sequence[tuple[int, int]], logits: torch.Tensor) -> list[Choice | None]:
+        """Choose the next token of every sequence that is ready."""
+        if not ready:
+            return []
         if len(ready) < len(logits):
             logits = logits[[row for row, _ in ready]]
-        writing = [self.sequences[slot] for _, slot in ready]
-        for (_, slot), sequence, choice in zip(ready, writing, self.sampler.choose(logits, writing), strict=True):
+        return self.sampler.choose(logits, [self.sequences[slot] for _, slot in ready])
+
+    def _write(self, ready: Sequence[tuple[int, int]], choices: Sequence[Choice | None]) -> Iterator[Finished]:
+        """Let the sequences that are ready go on; yield the answers that end with it."""
+        for (_, slot), choice in zip(ready, choices, strict=True):
+            sequence = self.sequences[slot]
             assert sequence is not None
             sequence.take(choice)
             if sequence.needs_prefill:  # a rewind: the last survivor is fed again
@@ -248,11 +262,19 @@ class _Schedule:
         trial = Slots(self.model, 1, 1)
         trial.forward(Step(chunks=[Chunk(0, 0, [0])]))
         needed = trial.bytes_per_token * (self.longest - len(self.trunk))
-        fitting = int(MEMORY * _free_memory(self.model.device) // needed)
+        fitting = int(MEMORY * free_memory(self.model.device) // needed)
         return max(1, min(SLOTS["cuda" if self.model.device.type == "cuda" else "cpu"], most, fitting))
 
     def _slots(self, count: int) -> Slots:
-        trunk = Slots.as_trunk(self.model, self.trunk, self.chunk) if self.trunk else None
+        trunk = None
+        while self.trunk and trunk is None:
+            try:
+                trunk = Slots.as_trunk(self.model, self.trunk, self.chunk)
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.chunk <= TRUNK:
+                    raise
+            if trunk is None:
+                self.chunk //= 2
         room = min(self.engine.options.decode.max_new_tokens, ROOM)
         return Slots(self.model, count, min(self.longest, self.longest_context() + room) - len(self.trunk), trunk)
 
@@ -313,13 +335,3 @@ def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
 def _max_context(model: Any) -> int:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else 2**31
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from unsay.engine.memory import out_of_memory
 from unsay.engine.slots import CannotTakeOverError, Chunk, Slots, Step, taken_over
 from unsay.errors import EvaluationError
 
@@ -58,7 +59,7 @@ def likelihoods(
             )
     reading = _Reading(model, texts, sorted(controls), slots)
     try:
-        with taken_over(model) as plain:
+        with taken_over(model, max(map(len, reading.ids), default=1)) as plain:
             yield from reading.run(plain)
     except CannotTakeOverError:
         yield from reading.one_by_one()
@@ -94,7 +95,9 @@ class _Reading:
                 for at, found in self._read(model):
                     self.done.add(at)
                     yield at, found
-            except torch.OutOfMemoryError as error:
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 if self.count == 1 and self.chunk <= ROWS:
                     raise EvaluationError(
                         f"expected one text to fit into the memory of {self.model.device}, got: {error}; "

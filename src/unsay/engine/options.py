@@ -45,3 +45,7 @@ class Options:
     """Prompt tokens read in one step, beside the answers being written."""
     observe: Observer | None = None
     """Told of every token and of every retraction as it happens."""
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or (self.slots is not None and self.slots < 1):
+            raise ValueError(f"expected at least one slot and one token, got slots {self.slots}, chunk {self.chunk}")

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from unsay.engine.options import Options
 from unsay.engine.sampling import Sampler
 from unsay.engine.sequence import Finished, WritingSequence
+from unsay.engine.slots import steady_positions
 
 Way = Literal["padded", "single", "uncached"]
 
@@ -35,8 +36,10 @@ def generate(
 
 
 @torch.inference_mode()
-def way_of(model: Any) -> Way:
-    """Find out how a model gives, token by token, the logits that it gives for the whole text."""
+def way_of(model: Any, longest: int) -> Way:
+    """Find out how a model gives, token by token, the logits that it gives for the whole text of `longest` tokens."""
+    if longest > steady_positions(model.config.get_text_config()):
+        return "uncached"
     ids = torch.arange(9, device=model.device) * 7919 % model.get_input_embeddings().weight.shape[0]
     texts = [ids.tolist(), ids.tolist()[4:]]
     expected = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -1].float() for text in texts]

@@ -121,9 +121,9 @@ class Sampler:
 
 
 def _generator(sequence: WritingSequence | None) -> torch.Generator:
-    """Return the generator of one answer's next token: a function of its seed and its length alone."""
+    """Return the generator of one answer's next token: a function of its seed and of where it is."""
     generator = torch.Generator()
     if sequence is not None:
-        digest = hashlib.sha256(f"{sequence.request.seed},{len(sequence.ids)}".encode()).digest()
+        digest = hashlib.sha256(sequence.draw.encode()).digest()
         generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator

@@ -119,12 +119,23 @@ class WritingSequence:
         self._survivor_logprobs: list[float] = []
         self._in_undo_run = False
         self._num_undos = 0
+        self._num_rewinds = 0
         self._settled = 0
         self._stop_window = 4 * max((len(stop) for stop in self.request.stop), default=0) + 8
         allowed, asked = self.rules.decode.max_new_tokens, self.request.max_new_tokens
         self._max_steps = allowed if asked is None else min(allowed, asked)
         if len(self.context) >= self.rules.max_context:
             self.finish_reason = "max_context"
+
+    @property
+    def draw(self) -> str:
+        """What the seed of the next token is made from: the request's seed, and where the answer is.
+
+        A token that was drawn and thrown away by a rewind is not drawn with the same numbers again: those have just
+        decided against an undo.
+        """
+        place = f"{self.request.seed},{len(self.ids)}"
+        return f"{place},{self._num_rewinds}" if self._num_rewinds else place
 
     @property
     def rewinds(self) -> bool:
@@ -185,6 +196,7 @@ class WritingSequence:
         """Forget what was taken back: from here on the model has seen the prompt and the survivors only."""
         self.context = [*self.request.prompt_ids, *self.stack.survivors]
         self._in_undo_run = False
+        self._num_rewinds += 1
         self.needs_prefill = True
         height = len(self.stack.survivors)
         self._visits[height] = self._visits.get(height, 0) + 1
@@ -269,7 +281,7 @@ class WritingSequence:
             return False
         # A match must involve the newest token, so the text of the last few tokens is enough to find it.
         if self.rules.decode.stop_on == "raw":
-            tail = self.rules.text_of(self._written(self.ids[-self._stop_window :]))
+            tail = self.rules.text_of(self._written(self.ids)[-self._stop_window :])
         else:
             tail = self.rules.text_of(self.stack.survivors[-self._stop_window :])
         return any(stop in tail for stop in stops)

@@ -250,7 +250,7 @@ class ServerEngine:
                 f"expected {where} to read the {len(body['prompt'])} ids of the prompt as they are, got "
                 f"{len(read)} ids; it must not add or cut tokens"
             )
-        if not isinstance(found, list) or len(found) != len(ids) or any(not isinstance(each, float) for each in found):
+        if not isinstance(found, list) or len(found) != len(ids) or not all(map(_is_number, found)):
             raise ServerError(
                 f"expected {where} to return a log-probability for each of {len(ids)} tokens, got "
                 f"{len(found) if isinstance(found, list) else 'none'}; start it without switching them off"
@@ -312,7 +312,11 @@ def _whole_numbers(ids: Any) -> bool:
     return isinstance(ids, list) and all(isinstance(id, int) and not isinstance(id, bool) for id in ids)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _seed(sequence: WritingSequence) -> int:
     """Return the seed of a request: a function of the answer's own seed and of how much of it is written."""
-    digest = hashlib.sha256(f"{sequence.request.seed},{len(sequence.ids)}".encode()).digest()
+    digest = hashlib.sha256(sequence.draw.encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1

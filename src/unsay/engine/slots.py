@@ -23,6 +23,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from unsay.errors import EvaluationError
+
 NAME = "unsay"
 WORTH = 200_000
 """Bytes that reading a slot to its own end must save, on a processor, to be worth a call for each slot."""
@@ -75,6 +77,8 @@ class Slots:
         self.trunk = trunk
         self.keys: dict[int, torch.Tensor] = {}  # layer -> (slots, key/value heads, capacity, head dimension)
         self.values: dict[int, torch.Tensor] = {}
+        self.windows: dict[int, int | None] = {}
+        """How far each layer says that it sees, once it has been called."""
         self.held = 0
         """Tokens a trunk holds; see `as_trunk`."""
 
@@ -235,11 +239,11 @@ class _Forward:
         trunk = self.memory.trunk
         sees_trunk = trunk is not None and (window is None or self.nearest + 1 < window)
         if sees_trunk or softcap is not None or sinks is not None:
-            scores = torch.matmul(grouped * scale, keys.transpose(-1, -2))
+            scores = torch.matmul(grouped * scale, keys.transpose(-1, -2)).float()
             if sees_trunk:
                 assert trunk is not None
                 flat = (grouped * scale).transpose(0, 1).reshape(shared, -1, width)
-                ahead = torch.matmul(flat, trunk.keys[layer][0].transpose(-1, -2))
+                ahead = torch.matmul(flat, trunk.keys[layer][0].transpose(-1, -2)).float()
                 ahead = ahead.view(shared, self.top, heads // shared, -1).transpose(0, 1)
                 scores = torch.cat([ahead, scores], dim=-1)
             if softcap is not None:
@@ -252,6 +256,7 @@ class _Forward:
             else:
                 scores += mask
             weights = _softmax(scores, None if sinks is None else sinks.view(1, shared, heads // shared))
+            weights = weights.to(values.dtype)
             own = weights[..., self.memory.offset :] if sees_trunk else weights
             result = torch.matmul(own, values)
             if sees_trunk:
@@ -326,13 +331,13 @@ def _read(
             scale=scale,
         )
     else:
-        scores = torch.matmul(grouped * scale, keys[:, None].transpose(-1, -2))
+        scores = torch.matmul(grouped * scale, keys[:, None].transpose(-1, -2)).float()
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         if mask is None:
             mask = torch.full((n, n), float("-inf"), dtype=query.dtype, device=query.device).triu(1)
         weights = _softmax(scores + mask, None if sinks is None else sinks.view(shared, heads // shared, 1))
-        result = torch.matmul(weights, values[:, None])
+        result = torch.matmul(weights.to(values.dtype), values[:, None])
     return result.reshape(heads, n, -1).transpose(0, 1)
 
 
@@ -366,7 +371,13 @@ def _attention(
     if position_bias is not None or attention_mask is not None:
         raise CannotTakeOverError("its attention has a bias or a mask of its own")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    result = _CURRENT.get().attend(
+    forward = _CURRENT.get(None)
+    if forward is None:
+        raise EvaluationError(
+            "expected a generation to end before its model is used for something else; close it first"
+        )
+    forward.memory.windows[module.layer_idx] = sliding_window
+    result = forward.attend(
         module.layer_idx, query, key, value, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux
     )
     return result, None
@@ -376,14 +387,16 @@ AttentionInterface.register(NAME, _attention)
 
 
 @contextmanager
-def taken_over(model: Any) -> Iterator[Any]:
+def taken_over(model: Any, longest: int) -> Iterator[Any]:
     """Let a model attend through slots while the block runs; gives the model to call.
+
+    `longest` is how many tokens a sequence may have.
 
     Raises CannotTakeOverError where its architecture does not allow it.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     before = plain.config._attn_implementation
-    refused = why_not(plain)
+    refused = why_not(model, longest)
     if refused is not None:
         raise CannotTakeOverError(refused)
     expected = _reference(plain)
@@ -395,9 +408,18 @@ def taken_over(model: Any) -> Iterator[Any]:
         plain.set_attn_implementation(before)
 
 
-def why_not(model: Any) -> str | None:
+def why_not(model: Any, longest: int) -> str | None:
     """Say why a model's keys and values cannot be kept in slots; None where its configuration speaks for it."""
     config = model.config.get_text_config()
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        return "its adapter is a learned prompt"
+    if adapter is not None:
+        model = model.get_base_model()
+    if longest > steady_positions(config):
+        return (
+            f"{type(model).__name__} turns positions otherwise in texts of more than {steady_positions(config)} tokens"
+        )
     if not model._can_set_attn_implementation():
         return f"{type(model).__name__} has its own attention code"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
@@ -406,6 +428,21 @@ def why_not(model: Any) -> str | None:
     if getattr(config, "is_encoder_decoder", False):
         return f"{type(model).__name__} has an encoder"
     return None
+
+
+def steady_positions(config: Any) -> int:
+    """Return how long a text may get before the positions of all its tokens are encoded anew; 2**31 for most models.
+
+    Where LongRoPE takes its other factors, what a cache holds is no longer what the whole text would give, and texts
+    that are computed together do not have the same factors as alone.
+    """
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    each = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    if not any(one.get("rope_type", one.get("type")) == "longrope" for one in each):
+        return 2**31
+    found = [one.get("original_max_position_embeddings") for one in each]
+    own = getattr(config, "original_max_position_embeddings", None)
+    return min([int(one) for one in (*found, own) if one], default=0)
 
 
 _PROBE = 12
@@ -439,6 +476,15 @@ def _check(model: Any, expected: torch.Tensor) -> None:
         raise CannotTakeOverError(
             f"{type(model).__name__} does not run with attention from outside: {error}"
         ) from error
+    config = model.config.get_text_config()
+    kinds, windows = getattr(config, "layer_types", None), memory.windows
+    slides = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if kinds is not None and len(kinds) == len(windows):
+        silent = any(kind == "sliding_attention" and windows[at] is None for at, kind in enumerate(kinds))
+    else:
+        silent = not any(windows.values())
+    if slides and silent and not all(kind == "full_attention" for kind in kinds or [""]):
+        raise CannotTakeOverError(f"{type(model).__name__} has a sliding window that its attention is not told of")
     if not torch.isfinite(expected).all():
         return  # the first step says so
     difference = float((got.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-6))

@@ -147,6 +147,7 @@ class Answers:
         self.engine: dict[str, Any] = {}
         """What the answers of this run were generated with; empty where there were none left to generate."""
         self._items: Sequence[PromptItem] = ()
+        self._model: Any = None
         self._labels: dict[Key, str] = {}
         self._scored: dict[Key, float | None] = {}
 
@@ -209,9 +210,13 @@ class Answers:
     def check_batch(self) -> dict[str, Any]:
         """Generate some answers again alone; see `unsay.evaluate.batch_check`."""
         opened = self._evaluation.opened
+        if opened.backend is not None and self._evaluation.decode.do_sample:
+            return {"items": 0, "agree": 0, "differ": [], "why": "a server draws other answers from the same seed"}
         traces = {trace.key: trace for trace in self.traces}
         requests = [self._request(item, prompt) for item, prompt in zip(self._items, self.prompts, strict=True)]
-        found = check_batch(opened.load(), requests, self._options(), traces, self._evaluation.check_batch)
+        found = check_batch(
+            self._model or opened.load(), requests, self._options(), traces, self._evaluation.check_batch
+        )
         return found if opened.backend is None else found | {"generated_again_by": "this package's own engine"}
 
     def _request(self, item: PromptItem, prompt: Prompt) -> engine.Request:

@@ -194,7 +194,7 @@ class CommandLM(PromptingLM):
             place = (str(request.task_name), int(request.doc_id or 0), int(request.idx))
             key = Key(*place, repeats[place])
             repeats[place] += 1
-            ids = self._encode(text).ids[-room:]
+            ids = self._encode(text).ids[-room:] or (self.prefix_token_id,)
             asked = engine.Request(key, ids, _seed(self.seed, key), stop, max_new_tokens=most)
             runs.setdefault(decode, {})[key] = at, asked
         texts = [""] * len(requests)

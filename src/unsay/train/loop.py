@@ -218,7 +218,13 @@ class Loop:
         self.group.add_gradients(parameters)
         norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or math.inf)))
         self.check_finite("gradient", norm, examples)
-        self.tuning.step(model, self.optimizer, self.training, self.row_ids)
+        try:
+            self.tuning.step(model, self.optimizer, self.training, self.row_ids)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"expected weights, gradients and the optimiser's state to fit into the memory of {self.device}, got: "
+                f"{error}; use finetuning_type: lora, quantization_bit: 4, or FSDP over several GPUs"
+            ) from error
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens += sum(trace.tokens for trace in traces)
@@ -411,6 +417,12 @@ class Loop:
             },
         )
 
+    @property
+    def seen(self) -> int:
+        """Traces trained on so far, each time it was its turn; the last effective batch of an epoch may be smaller."""
+        epochs, steps = divmod(self.step, self.steps_per_epoch)
+        return epochs * len(self.traces) + min(steps * self.size, len(self.traces))
+
     def results(self) -> dict[str, Any]:
         seconds = max(self.elapsed_at_end, 1e-9)
         measured = [entry["eval_loss"] for entry in self.history if "eval_loss" in entry]
@@ -421,7 +433,7 @@ class Loop:
             "epoch": round(self.epoch, 4),
             "train_loss": math.fsum(self.losses) / len(self.losses),
             "train_runtime": seconds,
-            "train_samples_per_second": self.step * self.size / seconds,
+            "train_samples_per_second": self.seen / seconds,
             "train_steps_per_second": self.step / seconds,
             "tokens_per_second": self.tokens / seconds,
             "peak_memory_bytes": self.peak_memory,

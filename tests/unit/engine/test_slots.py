@@ -84,7 +84,7 @@ def test_logits_are_those_of_the_survivors_many_times(
 def follow(pair: Pair, trunk: int, operations: list[tuple[Any, ...]]) -> None:
     """Carry the operations out; after each, the logits must be those of what every slot holds."""
     ahead = list(range(7, 7 + trunk))
-    with taken_over(pair.model) as model:
+    with taken_over(pair.model, CAPACITY) as model:
         memory = Slots(model, SLOTS, CAPACITY, Slots.as_trunk(model, ahead, 4) if trunk else None)
         held: list[list[int]] = [[] for _ in range(SLOTS)]
         for name, *arguments in [*operations, ("write", 6, 6, 6)]:
@@ -172,7 +172,7 @@ def test_an_answer_that_does_not_fit_alone_is_an_error(qwen: Pair, monkeypatch: 
     def none(self: Slots, step: Step) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory left")
 
-    with taken_over(qwen.model):
+    with taken_over(qwen.model, CAPACITY):
         pass  # the trial itself still passes
     monkeypatch.setattr(Slots, "forward", none)
     monkeypatch.setattr("unsay.engine.slots._check", lambda *_: None)
@@ -215,6 +215,60 @@ def test_models_that_cannot_be_taken_over_run_in_batches_or_alone(tmp_path: Path
         rewinding = options(Decode(undo_context="rewind", undo_bias=1.0, max_new_tokens=12), table)
         for answer in engine.generate(model, requests(asked), rewinding):
             assert answer.finish_reason in {"max_steps", "max_visits"}
+
+
+def test_a_window_that_attention_is_not_told_of_is_noticed() -> None:
+    import transformers
+
+    config = transformers.Qwen2MoeConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=2,
+        shared_expert_intermediate_size=16, num_attention_heads=4, num_key_value_heads=2, num_experts=2,
+        num_experts_per_tok=1, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    asked = [prompt * 2 for prompt in prompts(model, n=3)]
+    generator = engine.Engine(model, options(Decode(max_new_tokens=8)))
+    got = answers_of(generator, asked)
+    assert "sliding window" in generator.facts["why"]
+    for prompt in asked:
+        assert list(got[prompt]) == greedy(model, prompt, 8)
+
+
+def test_positions_that_change_with_the_length_of_a_text() -> None:
+    import transformers
+
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 1e4}
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=256, rope_parameters=rope | {"original_max_position_embeddings": 64, "factor": 4.0},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    short, crossing, long = (tuple(range(5, 5 + length)) for length in (20, 60, 100))
+    generator = engine.Engine(model, options(Decode(max_new_tokens=8)))
+    got = answers_of(generator, [short, crossing, long])
+    assert generator.facts["engine"] == "uncached"
+    for prompt in (short, crossing, long):
+        assert list(got[prompt]) == greedy(model, prompt, 8)
+    generator = engine.Engine(model, options(Decode(max_new_tokens=8)))
+    assert list(answers_of(generator, [short])[short]) == greedy(model, short, 8)
+    assert generator.facts["engine"] == "slots"
+
+
+def test_an_empty_prompt_is_refused_before_anything_is_written(qwen: Pair) -> None:
+    generator = engine.Engine(qwen.model, options(Decode()))
+    with pytest.raises(EvaluationError, match="empty"):
+        next(generator.generate(requests([(5, 6), ()])))
+
+
+def test_a_model_in_use_says_so(qwen: Pair) -> None:
+    answers = engine.generate(qwen.model, requests(prompts(qwen.plain)), options(Decode(max_new_tokens=4)))
+    next(answers)
+    with pytest.raises(EvaluationError, match="close it first"):
+        qwen.model(torch.tensor([[5, 6]]))
+    answers.close()  # type: ignore[attr-defined]
+    assert torch.isfinite(qwen.model(torch.tensor([[5, 6]])).logits).all()
 
 
 @pytest.mark.slow
