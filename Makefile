@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that `make test` shares the tests among.
-TESTERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all check
@@ -13,7 +11,7 @@ demo: $(READY)
 	$(BIN)/unsay demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -315,6 +316,7 @@ def test_a_note_on_a_limited_run_waits_for_whoever_writes_the_experiment(lab: Pa
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an experiment file whose second experiment has a broken training line."""
     monkeypatch.chdir(tmp_path)
+    importlib.import_module("unsay.cli._running")  # imported while it is replaced, it would keep the replacement
     monkeypatch.setattr("unsay.runner.run", lambda *_: pytest.fail("something was run"))
     model, data = tmp_path / "model", tmp_path / "data"
     for folder, name, text in (
