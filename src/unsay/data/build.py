@@ -18,9 +18,12 @@ import json
 import multiprocessing
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -330,15 +333,25 @@ def _outcomes(builder: _Builder, examples: Iterator[Example], processes: int) ->
         yield from map(builder.outcome, examples)
         return
     _inherited.append(builder)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=_one_thread)
     try:
-        with multiprocessing.get_context("fork").Pool(processes, initializer=_one_thread) as pool:
-            yield from pool.imap(_inherited_outcome, examples, chunksize=_EXAMPLES_AT_ONCE)
+        parts = iter(lambda: list(islice(examples, _EXAMPLES_AT_ONCE)), [])
+        waiting = deque(pool.submit(_inherited_outcomes, part) for part in islice(parts, 2 * processes))
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(pool.submit(_inherited_outcomes, part) for part in islice(parts, 1))
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"expected {processes} processes to build rows, but one was ended from outside, perhaps for want of "
+            "memory; build with fewer (--processes 1)"
+        ) from error
     finally:
+        pool.shutdown(cancel_futures=True)
         _inherited.pop()
 
 
-def _inherited_outcome(example: Example) -> tuple[str, _Made | _Refusal]:
-    return _inherited[-1].outcome(example)
+def _inherited_outcomes(examples: Sequence[Example]) -> list[tuple[str, _Made | _Refusal]]:
+    return [_inherited[-1].outcome(example) for example in examples]
 
 
 def _one_thread() -> None:

@@ -120,6 +120,33 @@ def test_a_mistake_in_another_process_is_raised_here(tmp_path: Path) -> None:
         make(tmp_path, [EXAMPLES[1], EXAMPLES[1]], processes=4)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_a_process_that_is_killed_ends_the_build(tmp_path: Path) -> None:
+    # In a process of its own, so that a build that waits for ever is seen.
+    script = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.data import test_build as own
+from unsay.errors import DataError
+
+def prompt(example):
+    if example.id == "train-70":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (1, 2)
+
+examples = [own.Example(f"train-{at}", "How many?", own.ANSWER) for at in range(400)]
+try:
+    own.make(Path(sys.argv[1]), examples, None, encoding=own.dataclasses.replace(own.PLAIN, prompt=prompt), processes=2)
+except DataError as error:
+    print(error)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "expected 2 processes to build rows, but one was ended from outside" in found.stdout
+    assert not layout.data(tmp_path).exists()
+
+
 def test_the_text_of_every_id_is_kept_beside_the_rows(tmp_path: Path) -> None:
     make(tmp_path, encoding=dataclasses.replace(ENCODING, pieces=lambda ids: [f"<{id}>" for id in ids], tokenizer="ab"))
     kept = json.loads((layout.data(tmp_path) / layout.PIECES).read_text())
