@@ -1,6 +1,7 @@
 """A wrong answer of the model itself, laid over the right one: what it wrote too much is written, and taken back.
 
-One of the row's candidates whose final answer is wrong is drawn; candidates that are correct are passed over. The
+One of the row's candidates whose final answer is wrong is drawn; candidates that are correct, or that
+nobody has judged, are passed over. The
 longest common subsequence of the two answers shows what the model wrote that the right answer has not: all of it is
 kept as mistakes, each in its place, up to `max_errors_per_answer`. What it left out is written as the correction. With
 `undo: token` a mistake begins with the first token that differs from the right one, and is cut after `max_span` tokens;
@@ -42,10 +43,11 @@ class OwnSamples:
 
     def apply(self, answer: Answer, context: Vocabulary, rng: random.Random) -> Augmented | None:
         undo = control_of("own_samples", self.undo, context.table)
-        wrong = [each.ids for each in answer.candidates if not each.correct and each.ids != answer.ids]
-        tried = drawn(
-            answer, wrong, self, rng, wanted="a wrong answer of the model to this question", useless="of them correct"
-        )
+        wrong = [each.ids for each in answer.candidates if each.correct is False and each.ids != answer.ids]
+        unjudged = sum(each.correct is None for each in answer.candidates)
+        useless = f"of them correct or judged by nobody ({unjudged} by nobody)" if unjudged else "of them correct"
+        wanted = "a wrong answer of the model to this question"
+        tried = drawn(answer, wrong, self, rng, wanted=wanted, useless=useless)
         edits = first_edits(answer, tried, undo, context, self)
         chosen = choose(
             len(edits),

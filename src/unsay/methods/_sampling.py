@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from unsay.settings import Decode
 from unsay.store import layout, read, write
 from unsay.undo import UndoTable
 
-_FINAL = r"#### (-?[$0-9.,]+)"
+_FINAL = r"####\s*(-?[$0-9.,]+)"
 """Where the final answer stands in GSM8K's format."""
 
 Answers = dict[tuple[str, int], tuple[int, ...]]
@@ -171,13 +172,21 @@ def sampled(decode: Decode) -> Decode:
 
 
 def is_correct(source: Source, answer: str, gold: str) -> bool:
-    """Say whether an answer's final answer is the gold one's; without a pattern for it the whole texts must agree."""
+    """Say whether an answer's final answer is the gold one's; without a pattern for it the whole texts must agree.
+
+    Numbers are compared by their value.
+    """
     pattern = source.answer or (_FINAL if source.task == GSM8K else None)
     if pattern is None:
         return answer.split() == gold.split()
     found = [re.search(pattern, text) for text in (answer, gold)]
     finals = [re.sub(r"[,$]", "", match[1]).strip().rstrip(".") if match and match[1] else None for match in found]
-    return finals[0] is not None and finals[0] == finals[1]
+    return finals[0] is not None and finals[1] is not None and _value(finals[0]) == _value(finals[1])
+
+
+def _value(final: str) -> Decimal | str:
+    """Return the number that a text is, exactly; the text where it is none."""
+    return Decimal(final) if re.fullmatch(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)", final) else final
 
 
 def _seed(seed: int, id: str, repeat: int) -> int:

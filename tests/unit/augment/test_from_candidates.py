@@ -95,7 +95,13 @@ def test_correct_answers_are_passed_over() -> None:
     with pytest.raises(NoMistakeError, match="got none"):
         made(OWN, text="ab")
     assert "u" not in made(dataclasses.replace(OWN, min_errors_per_answer=0), ("abX", True), text="ab").provenance
-    assert shown(made(OWN, ("abX", None), text="ab")) == "ab[X]~", "an answer that nobody judged counts as wrong"
+
+
+def test_an_answer_that_nobody_judged_is_not_taken_for_wrong() -> None:
+    with pytest.raises(NoMistakeError, match=r"got 2, all of them correct or judged by nobody \(1 by nobody\)"):
+        made(OWN, ("abX", None), ("abY", True), text="ab")
+    for seed in range(5):
+        assert shown(made(OWN, ("abX", None), ("abY", False), text="ab", seed=seed)) == "ab[Y]~"
 
 
 def test_an_answer_that_only_leaves_something_out_gives_way_to_another() -> None:
