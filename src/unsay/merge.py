@@ -38,9 +38,10 @@ def build(order: Mapping[str, Any]) -> dict[str, Any]:
         opened.tokenizer.save_pretrained(str(folder))
     undo = loading.find_undo_file(base.path, base.revision, adapter)
     if opened.table:
-        found = loading.UndoFile(opened.table) if undo is None else loading.read_undo_file(undo)
+        known = loading.UndoFile(opened.table, trained=tuple(opened.table.actions))
+        found = known if undo is None else loading.read_undo_file(undo)
         # The rows are in the weights now: nothing has to be added to them, and no other model lies below.
-        merged = replace(found, trained=tuple(opened.table.actions), rows=0, base_model=None)
+        merged = replace(found, rows=0, base_model=None)
         write.write_json(folder / layout.UNDO_TABLE, merged.to_json())
     return {
         "type": model.config.model_type,

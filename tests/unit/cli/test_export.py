@@ -81,6 +81,7 @@ def check_plain(folder: Path, lab: Path, setting: Setting) -> None:
     assert float((ours - theirs).abs().max() / ours.abs().max()) < 1e-5
     undo = read_undo_file(folder / layout.UNDO_TABLE)
     control = setting.table.control("pop")
+    assert undo.trained == (control,), "what no row of the data had is not taken for trained"
     assert (undo.table.control("pop"), undo.rows, undo.base_model, undo.context) == (control, 0, None, "keep")
     assert tokenizer.convert_tokens_to_ids(undo.table.names[control]) == control
     assert "assistant" not in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False), "plain"
