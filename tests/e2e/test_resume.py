@@ -413,6 +413,40 @@ def test_a_question_that_is_evaluated_on_later_leaves_the_training(lab: Lab) -> 
     assert lab.record().hashes["train"] != first.hashes["train"]
 
 
+def test_a_training_outlives_the_evaluation_data_of_others(lab: Lab) -> None:
+    """What another dataset's questions took out stays out once they cannot be read, and nothing is trained again."""
+    vanilla = {"dataset": "other", "method": "vanilla", "config": "fewshot_0"}
+    lab.write({"method": "sft", "config": "short"}, vanilla, short=TWO_STEPS)
+    document = json.loads(lab.file.read_text())
+    for name in ("other", "third"):
+        folder = lab.folder / name
+        folder.mkdir()
+        (folder / "train.jsonl").write_text(json.dumps({"question": "What?", "answer": "#### 1"}) + "\n")
+        (folder / "test.jsonl").write_text(json.dumps({"question": "3 + 3?", "answer": "#### 6"}) + "\n")
+        document["datasets"][name] = {"path": str(folder)}
+    lab.file.write_text(json.dumps(document))
+    first = str(lab.folders()[0].relative_to(lab.outputs))
+    assert lab.run("--limit", "1", first) == 0
+    hashes = read.read_json(layout.train(lab.folders()[0]) / layout.TRAINED)["train_hash"]
+    manifest = load_manifest(lab.folders()[0])
+    assert (manifest.rows, manifest.refusals) == (11, {"leak": 1})
+    (lab.folder / "other" / "test.jsonl").write_text("{broken")
+    # One more that was never read: a finished training may be evaluated, but not be made again.
+    document["experiments"].append(document["experiments"][1] | {"dataset": "third"})
+    (lab.folder / "third" / "test.jsonl").write_text("{broken")
+    lab.file.write_text(json.dumps(document))
+    assert lab.run("--limit", "2", first) == 0
+    record = read.record(layout.limited(lab.folders()[0], 2))
+    assert record is not None
+    assert "the evaluation split of other could not be read; its earlier comparison" in record.warnings[-2]
+    assert "training rows were not compared with the evaluation split of third" in record.warnings[-1]
+    assert lab.run("--force", first) == 1
+    assert "expected to compare the training questions with everything" in str(lab.record().attempts[-1])
+    assert read.read_json(layout.train(lab.folders()[0]) / layout.TRAINED)["train_hash"] == hashes
+    assert load_manifest(lab.folders()[0]) == manifest
+    assert not (lab.folders()[0] / layout.SUPERSEDED).exists()
+
+
 def test_answers_are_checked_alone(lab: Lab) -> None:
     lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
     assert lab.run("--check-batch", "3") == 0

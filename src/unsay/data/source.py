@@ -116,10 +116,18 @@ def training_examples(source: Source, dataset: Dataset) -> Iterator[Example]:
     yield from source.examples("train")
 
 
-def hub_lines(hub: str, split: str, config: str | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield a hub dataset's rows; nothing for a split it does not have. Without `config`: main, else the first."""
+def hub_lines(
+    hub: str, split: str, config: str | None = None, files: Any = None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield a hub dataset's rows; nothing for a split it does not have. Without `config`: main, else the first.
+
+    With `files`, a task's own `data_files`, `hub` may also be one of the library's readers, such as json.
+    """
     import datasets as hf_datasets
 
+    if files is not None:
+        yield from enumerate(hf_datasets.load_dataset(hub, config, data_files=files, split=split))
+        return
     if config is None:
         names = hf_datasets.get_dataset_config_names(hub)
         config = "main" if "main" in names else names[0]

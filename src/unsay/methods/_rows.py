@@ -24,7 +24,7 @@ from unsay.errors import DataError, TrainingError
 from unsay.evaluate.lm_eval_tasks import question_prompts, question_template
 from unsay.evaluate.setup import Opened, open_model
 from unsay.job import Job, Report
-from unsay.methods._guard import Guard, guard_of
+from unsay.methods._guard import MEMORY, Guard, guard_of
 from unsay.methods._sampling import write_answers
 from unsay.methods._trained import open_trained
 from unsay.records import Example
@@ -69,7 +69,8 @@ def build_rows(
     report: Report | None = None,
     processes: int = 1,
 ) -> build.Manifest:
-    """Build the rows of a job and write them into the folder of its training."""
+    """Build the rows of a job and write them into the folder of its training; see `Guard.check` for what is refused."""
+    guard.check(job.experiment.folder)
     experiment, training = job.experiment, _training(job.experiment)
     undo, thinking = experiment.settings.undo, experiment.settings.prompting.enable_thinking
     examples = _examples(experiment, source)
@@ -107,7 +108,8 @@ def build_rows(
             "prompt_0": turns[examples[0].id],
             "model": dataclasses.asdict(experiment.model),
             "compared_with": guard.compared,
-            "not_compared_with": guard.not_compared,
+            "not_compared_with": guard.not_read,
+            MEMORY: guard.memory,
         },
         processes=processes,
         progress=progress,
@@ -121,14 +123,15 @@ def prepare(job: Job, report: Report, *, sample: int | None, sampler: Model | No
     source = open_source(experiment.dataset, job.output_dir)
     base = open_model(experiment.model, device=job.device, dtype=job.dtype, undo=experiment.settings.undo)
     found: dict[str, Any] = {"folder": str(layout.data(folder))}
+    compared = guard(job, source)
     if sample is not None:
+        compared.check(experiment.folder)
         report({"event": "stage", "stage": "sample"})
         answering = base if sampler is None else open_trained(sampler, job)
         found["sampled"] = str(
             write_answers(job, source, _examples(experiment, source), base, answering, sample, report)
         )
     report({"event": "stage", "stage": "data"})
-    compared = guard(job, source)
     wanted = data_hash(experiment, source, base, compared.leaked)
     path = layout.data(folder) / layout.MANIFEST
     if path.exists():
@@ -141,6 +144,7 @@ def prepare(job: Job, report: Report, *, sample: int | None, sampler: Model | No
                 f"{folder}: expected rows that nothing was trained on yet, got a training beside them; "
                 "`unsay run` moves both aside and trains on new rows (with --force also where nothing has changed)"
             )
+        compared.check(experiment.folder)
         write.supersede(folder, [layout.DATA], before or "rows")
     manifest = build_rows(job, source, base, wanted, compared, report=report, processes=processes)
     return found | manifest.to_json() | {"built": True}

@@ -44,6 +44,9 @@ class Sft:
         )
         # --force trains again, too; only with a limit, or where the training is another experiment's, it does not.
         again = job.force and job.limit is None and job.train_folder == job.folder
+        # A finished training is only evaluated; any other must know what it must not see, before anything is moved.
+        if again or not _is_trained(job.train_folder, hashes["train"]):
+            guard.check(experiment.folder)
         _make_room(job.train_folder, hashes, again=again)
 
         # 1. Training rows: ids with the origin of every token.
@@ -89,6 +92,11 @@ class Sft:
     def export(self, folder: Path, out: Path, *, to: str, style: str) -> dict[str, Any]:
         """Write the rows below `folder` for another trainer; return what was written and what was refused."""
         return _rows.export_rows(folder, out, to=to, style=style)
+
+
+def _is_trained(folder: Path, train_hash: str) -> bool:
+    trained = _json(layout.train(folder) / layout.TRAINED)
+    return trained is not None and trained["completed"] and trained["train_hash"] == train_hash
 
 
 def _make_room(folder: Path, hashes: dict[str, str], *, again: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,7 +14,12 @@ import pytest
 
 from tests.encodings import ANSWER
 from unsay import cli
+from unsay.config import load
 from unsay.data.build import load_rows
+from unsay.data.source import Source
+from unsay.definitions import Dataset
+from unsay.errors import DataError
+from unsay.job import Job
 from unsay.records import Row
 from unsay.store import layout, read, rows, write
 
@@ -266,7 +272,7 @@ def test_the_lines_of_a_task_count_whatever_their_columns(lab: Path, capsys: pyt
     assert "mine/train/11 leak expected a row that is not evaluated on, got the question of item more/test/0" in refused
 
 
-def test_an_evaluation_split_that_cannot_be_read_is_named(
+def test_a_split_that_was_never_read_is_refused(
     lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from unsay.methods import _guard
@@ -276,13 +282,97 @@ def test_an_evaluation_split_that_cannot_be_read_is_named(
 
     monkeypatch.setattr(_guard, "hub_lines", unreachable)
     evaluated_on(lab, "{task: gsm8k}")
-    told(capsys, "build", "lab.yaml", "RAND", "--force")
-    assert rows.manifest(folder_of(lab, "train_bt"))["facts"]["not_compared_with"] == {"more": "OSError: no network"}
-    assert "unread      the evaluation items of more: OSError: no network" in told(capsys, "inspect", "RAND")
+    before = rows.manifest(folder_of(lab, "train_bt"))
+    message = told(capsys, "build", "lab.yaml", "RAND", "--force", code=1)
+    assert "got no evaluation items of more: OSError: no network. Make them readable, or move" in message
+    assert rows.manifest(folder_of(lab, "train_bt")) == before
+    monkeypatch.setattr(_guard, "hub_lines", lambda *_: iter(()))
+    assert "expected evaluation items in split test, got none" in told(
+        capsys, "build", "lab.yaml", "RAND", "--force", code=1
+    )
     monkeypatch.setattr(
         _guard, "hub_lines", lambda *where: enumerate([{"question": "How many clips in 5 days?", "answer": str(where)}])
     )
     assert "22 rows" in told(capsys, "build", "lab.yaml", "RAND")
+
+
+def test_a_split_that_became_unreadable_takes_out_the_same_rows(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(lab, "train_bt")
+    evaluated_on(lab, "{path: ./other}")
+    write_lines(lab / "other" / "train.jsonl", [{"question": "Anything?", "answer": "#### 1"}])
+    write_lines(lab / "other" / "test.jsonl", [{"question": "How many clips in 9 days?", "answer": "#### 1"}])
+    assert "22 rows" in told(capsys, "build", "lab.yaml", "RAND")
+    names = (layout.ROWS, layout.REFUSED, layout.PIECES)
+    before = [(layout.data(folder) / name).read_bytes() for name in names]
+    hashed = rows.manifest(folder)["facts"]["data_hash"]
+    (lab / "other" / "test.jsonl").write_text("{broken")
+    assert told(capsys, "build", "lab.yaml", "RAND").rstrip().endswith("(there already)")
+    # Built again they are the same, and the memory is handed on.
+    for _ in range(2):
+        told(capsys, "build", "lab.yaml", "RAND", "--force")
+        assert [(layout.data(folder) / name).read_bytes() for name in names] == before
+        facts = rows.manifest(folder)["facts"]
+        assert (facts["data_hash"], facts["compared_with"]) == (hashed, {"mine": 1, "more": 1})
+    out = told(capsys, "inspect", "RAND")
+    assert "unread      the evaluation items of more: DataError: " in out
+    assert "(compared earlier)" in out
+    # Of other training questions that memory says nothing.
+    path = lab / "mine" / "train.jsonl"
+    path.write_text(path.read_text() + json.dumps({"question": "One more?", "answer": ANSWER}) + "\n")
+    assert "got no evaluation items of more" in told(capsys, "build", "lab.yaml", "RAND", code=1)
+    assert rows.manifest(folder)["facts"]["data_hash"] == hashed
+
+
+def test_the_scored_split_of_a_task_counts_whatever_it_is_called(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unsay.data import source as sources
+    from unsay.methods import _guard
+
+    line = {"question": "secret one two", "answer": "7"}
+    lines = {"train": [line], "validation": [line]}
+    asked: list[tuple[Any, ...]] = []
+
+    def hub(*where: Any) -> Any:
+        asked.append(where)
+        return enumerate(lines.get(where[1], []))
+
+    monkeypatch.setattr(sources, "hub_lines", hub)
+    monkeypatch.setattr(_guard, "hub_lines", hub)
+    (tmp_path / "own.yaml").write_text(
+        "task: own\ndataset_path: org/own\ndataset_name: plain\nvalidation_split: validation\n"
+        'doc_to_text: "Q: {{question}}"\ndoc_to_target: answer\n'
+    )
+    dataset = Dataset("own", path="org/own", format="gsm8k", task=str(tmp_path / "own.yaml"))
+    job = Job(dataclasses.replace(load(lab / "lab.yaml").experiments[1], dataset=dataset), tmp_path)
+    source = sources.open_source(dataset, tmp_path)
+    examples = list(source.examples("train"))
+    found = _guard.guard_of(job, source, examples)
+    assert found.compared == {"own": 1}
+    assert found.leaks[0].found(examples[0]) == "the question of item own/validation/0"
+    assert asked[-1] == ("org/own", "validation", "plain")
+    lines["validation"] = []
+    with pytest.raises(DataError, match="expected evaluation items in split validation, got none"):
+        _guard.guard_of(job, source, examples)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "correct"),
+    [
+        ("#### 18", "So\n#### 18", True),
+        ("#### 18.0", "#### 18", True),
+        ("####18", "#### 18", True),
+        ("#### $1,800.", "#### 1800", True),
+        ("#### 18.01", "#### 18", False),
+        ("#### .", "#### 0", False),
+        ("#### ", "#### 0", False),
+        ("18", "#### 18", False),
+    ],
+)
+def test_final_answers_are_compared_as_numbers(answer: str, gold: str, correct: bool) -> None:
+    from unsay.methods._sampling import is_correct
+
+    assert is_correct(Source("a", None, "gsm8k", {}, None), answer, gold) is correct
 
 
 # -- inspect ----------------------------------------------------------------------

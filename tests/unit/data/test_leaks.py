@@ -46,6 +46,13 @@ def test_whole_texts_only() -> None:
     assert found(f"tell me:  {LONG}.", against=evaluation, in_a_row=False) == "the question of item t"
 
 
+def test_what_was_found_earlier_counts() -> None:
+    leaks = Leaks()
+    leaks.remember({"train-1": "the question of item test-1"})
+    assert leaks.found(Example("train-1", "Anything?", "1")) == "the question of item test-1"
+    assert leaks.found(Example("train-2", "Anything?", "1")) is None
+
+
 def test_a_short_answer_that_many_share_is_no_leak() -> None:
     assert found("another question", "#### 72", against=Example("t", "a question", "#### 72")) is None
 
