@@ -43,6 +43,8 @@ class Job:
     """An accelerate config (`unsay.accelerate_file`) to train with several processes; None: one trains."""
     evaluated: tuple[Dataset, ...] = ()
     """The other datasets that the experiment's file evaluates on: what is trained on must not be in there either."""
+    rehearsal: bool = False
+    """Nothing of it is kept: evaluation data that cannot be read is warned of, and does not stop a training."""
 
     @property
     def folder(self) -> Path:
@@ -88,6 +90,7 @@ class Job:
             "check_batch": self.check_batch,
             "processes": None if self.processes is None else dict(self.processes),
             "evaluated": [dataclasses.asdict(dataset) for dataset in self.evaluated],
+            "rehearsal": self.rehearsal,
         }
 
     @classmethod

@@ -207,7 +207,12 @@ def _lab(folder: Path) -> Path:
 def _small(options: Options) -> Options:
     device = "cpu" if options.device == "auto" else options.device
     return dataclasses.replace(
-        options, limit=ITEMS, force=False, device=device, batch_size=min(ITEMS, options.batch_size or ITEMS)
+        options,
+        limit=ITEMS,
+        force=False,
+        device=device,
+        batch_size=min(ITEMS, options.batch_size or ITEMS),
+        rehearsal=True,
     )
 
 

@@ -34,6 +34,8 @@ class Options:
     check_batch: int = 0
     processes: Mapping[str, Any] | None = None
     """An accelerate config (`unsay.accelerate_file`) for trainings with several processes."""
+    rehearsal: bool = False
+    """Nothing of the run is kept; see `Job.rehearsal`."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         batch_size=options.batch_size,
         check_batch=options.check_batch,
         processes=options.processes,
+        rehearsal=options.rehearsal,
         evaluated=tuple(other for other in evaluated.values() if other != experiment.dataset),
     )
 

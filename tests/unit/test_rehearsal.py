@@ -63,6 +63,7 @@ def test_a_plan_is_rehearsed_and_each_failure_says_what_to_do(lab: Path, capsys:
     assert any("a random qwen3 of 2 layers and 151,936 tokens, the bundled tokenizer" in note for note in hub["notes"])
     assert any("generated questions in GSM8K's format" in note for note in hub["notes"])
     assert any("`hf download Qwen/Qwen3-0.6B config.json`" in warning for warning in hub["warnings"])
+    assert any("not compared with the evaluation split of notes, and nothing new" in each for each in hub["warnings"])
     assert hub["estimate_is_rough"]
     estimate = hub["estimate"]
     assert estimate["parameters"] == 596_049_920

@@ -1,7 +1,7 @@
 """What a training must not have seen: the evaluation splits of every dataset that its experiment file evaluates on.
 
     guard = guard_of(job, source, examples)
-    guard.check(job.experiment.folder)
+    guard.check(job)
     build(examples, …, leaks=guard.leaks)
 
 An evaluation split of another dataset counts for what the rows are (`leaked`, in the data hash) only where it holds
@@ -52,13 +52,13 @@ class Guard:
     memory: dict[str, Any] = field(default_factory=dict)
     """What a later guard needs to know where a split cannot be read any more."""
 
-    def check(self, experiment: str) -> None:
+    def check(self, job: Job) -> None:
         """Raise DataError where training could let in what is evaluated on."""
-        if self.not_compared:
+        if self.not_compared and not job.rehearsal:
             unread = "; ".join(f"{name}: {reason}" for name, reason in self.not_compared.items())
             raise DataError(
-                f"{experiment}: expected to compare the training questions with everything that the file evaluates "
-                f"on, got no evaluation items of {unread}. Make them readable, or move the experiments that are "
+                f"{job.experiment.folder}: expected to compare the training questions with everything that the file "
+                f"evaluates on, got no evaluation items of {unread}. Make them readable, or move the experiments that are "
                 "evaluated on them into a file of their own."
             )
 
@@ -70,7 +70,8 @@ class Guard:
                 for name, reason in self.not_read.items()
             ),
             *(
-                f"training rows were not compared with the evaluation split of {name}: {reason}"
+                f"training rows were not compared with the evaluation split of {name}, and nothing new is trained "
+                f"before it can be read: {reason}"
                 for name, reason in self.not_compared.items()
             ),
         )

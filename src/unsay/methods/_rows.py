@@ -70,7 +70,7 @@ def build_rows(
     processes: int = 1,
 ) -> build.Manifest:
     """Build the rows of a job and write them into the folder of its training; see `Guard.check` for what is refused."""
-    guard.check(job.experiment.folder)
+    guard.check(job)
     experiment, training = job.experiment, _training(job.experiment)
     undo, thinking = experiment.settings.undo, experiment.settings.prompting.enable_thinking
     examples = _examples(experiment, source)
@@ -108,7 +108,7 @@ def build_rows(
             "prompt_0": turns[examples[0].id],
             "model": dataclasses.asdict(experiment.model),
             "compared_with": guard.compared,
-            "not_compared_with": guard.not_read,
+            "not_compared_with": guard.not_read | guard.not_compared,
             MEMORY: guard.memory,
         },
         processes=processes,
@@ -125,7 +125,7 @@ def prepare(job: Job, report: Report, *, sample: int | None, sampler: Model | No
     found: dict[str, Any] = {"folder": str(layout.data(folder))}
     compared = guard(job, source)
     if sample is not None:
-        compared.check(experiment.folder)
+        compared.check(job)
         report({"event": "stage", "stage": "sample"})
         answering = base if sampler is None else open_trained(sampler, job)
         found["sampled"] = str(
@@ -144,7 +144,7 @@ def prepare(job: Job, report: Report, *, sample: int | None, sampler: Model | No
                 f"{folder}: expected rows that nothing was trained on yet, got a training beside them; "
                 "`unsay run` moves both aside and trains on new rows (with --force also where nothing has changed)"
             )
-        compared.check(experiment.folder)
+        compared.check(job)
         write.supersede(folder, [layout.DATA], before or "rows")
     manifest = build_rows(job, source, base, wanted, compared, report=report, processes=processes)
     return found | manifest.to_json() | {"built": True}

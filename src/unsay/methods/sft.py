@@ -46,7 +46,7 @@ class Sft:
         again = job.force and job.limit is None and job.train_folder == job.folder
         # A finished training is only evaluated; any other must know what it must not see, before anything is moved.
         if again or not _is_trained(job.train_folder, hashes["train"]):
-            guard.check(experiment.folder)
+            guard.check(job)
         _make_room(job.train_folder, hashes, again=again)
 
         # 1. Training rows: ids with the origin of every token.
