@@ -1,6 +1,7 @@
 # `make demo` and `make test` set up .venv by themselves; when it is there and pyproject.toml and constraints.txt are
 # unchanged, set-up takes no time.
 PYTHON ?= python3
+TESTERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -11,7 +12,7 @@ demo: $(READY)
 	$(BIN)/unsay demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TESTERS) --dist loadfile
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -58,8 +58,8 @@ class Guard:
             unread = "; ".join(f"{name}: {reason}" for name, reason in self.not_compared.items())
             raise DataError(
                 f"{job.experiment.folder}: expected to compare the training questions with everything that the file "
-                f"evaluates on, got no evaluation items of {unread}. Make them readable, or move the experiments that are "
-                "evaluated on them into a file of their own."
+                f"evaluates on, got no evaluation items of {unread}. Make them readable, or move the experiments that "
+                "are evaluated on them into a file of their own."
             )
 
     def warnings(self) -> tuple[str, ...]:
