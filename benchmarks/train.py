@@ -116,7 +116,7 @@ def turn(side: str, vocabulary: int, count: int, threads: int) -> dict[str, Any]
     torch.set_num_threads(threads)
     settings = training()
     examples = supervised(count)
-    traces = [Trace((example,), len(example.ids) + 1, len(example.labels())) for example in examples]
+    traces = [Trace((example,), example.ids, len(example.ids) + 1, len(example.labels())) for example in examples]
     model = lora.attach(random_model(vocabulary), settings, [])
     model.train()
     longest = max(examples, key=lambda example: len(example.ids))

@@ -251,6 +251,8 @@ def load_model(
             model.to(device)
         elif merge:
             model = _plain(model, kind)
+        else:
+            _keep_values(model)
         grow(model, max(rows, _adapter_rows(adapter)))
         if adapter is not None:
             model = _with_adapter(model, adapter, merge)
@@ -284,6 +286,16 @@ def _quantization(bits: int, dtype: Any) -> Any:
         ) from error
     options: dict[str, Any] = {} if isinstance(dtype, str) else {"bnb_4bit_compute_dtype": dtype}
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, **options)
+
+
+def _keep_values(model: Any) -> None:
+    """Keep bitsandbytes from packing its layers anew at their first use on processors with bfloat16 instructions.
+
+    That rounds scales and products to bfloat16, and breaks where a layer is narrower than a block.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _plain(model: Any, dtype: Any) -> Any:

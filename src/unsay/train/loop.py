@@ -55,6 +55,8 @@ class Trace:
     """
 
     examples: tuple[Supervised, ...]
+    prompt: tuple[int, ...]
+    """What several traces of one question have in common."""
     length: int
     """Tokens of prompt and answer."""
     answer: int
@@ -81,17 +83,27 @@ class Trace:
 
 
 def hold_out(traces: Sequence[Trace], share: float, seed: int) -> tuple[list[Trace], list[Trace]]:
-    """Return what is trained on and what the loss is measured on; depends on nothing but the arguments."""
+    """Return what is trained on and what the loss is measured on; depends on nothing but the arguments.
+
+    Traces of one prompt stay together: a loss on questions that were trained on would fall whatever was learnt.
+    """
     if not share:
         return list(traces), []
     count = max(1, round(share * len(traces)))
-    if count >= len(traces):
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for place, trace in enumerate(traces):
+        prompts.setdefault(trace.prompt, []).append(place)
+    together = list(prompts.values())
+    random.Random(f"{seed}/val_size").shuffle(together)
+    held: set[int] = set()
+    for places in together:
+        if len(held) < count:
+            held.update(places)
+    if len(held) >= len(traces):
         raise TrainingError(
-            f"val_size: expected to leave rows to train on, got {share:g} of {len(traces)} rows; lower it"
+            f"val_size: expected to leave rows to train on, got {share:g} of {len(traces)} rows of "
+            f"{len(together)} questions; lower it"
         )
-    places = list(range(len(traces)))
-    random.Random(f"{seed}/val_size").shuffle(places)
-    held = set(places[:count])
     kept = [trace for place, trace in enumerate(traces) if place not in held]
     return kept, [traces[place] for place in sorted(held)]
 

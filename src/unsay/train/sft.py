@@ -185,7 +185,8 @@ def _traces(rows: Sequence[Row], table: UndoTable, undo: UndoData | None, *, pac
         else:
             examples = rewind.split(row, table, mask)
         depth = max(map(len, re.findall(f"{UNDO}+", row.provenance)), default=0)
-        traces.append(Trace(tuple(examples), len(row.prompt_ids) + len(row.ids), len(row.ids), depth))
+        length = len(row.prompt_ids) + len(row.ids)
+        traces.append(Trace(tuple(examples), row.prompt_ids, length, len(row.ids), depth))
     traces = [trace for trace in traces if trace.weight]
     if not traces:
         raise TrainingError(

@@ -21,8 +21,8 @@ from unsay.loading import load_model
 from unsay.records import ERROR, UNDO, Row
 from unsay.settings import Training, UndoData
 from unsay.train import loop, sft
-from unsay.train.collate import order
-from unsay.train.loop import batch_loss, hold_out
+from unsay.train.collate import Supervised, order
+from unsay.train.loop import Trace, batch_loss, hold_out
 from unsay.undo import check_row, resolve
 
 Folders = Callable[..., Path]
@@ -180,6 +180,17 @@ def test_the_best_weights_are_kept(tuning: str, setting: Setting, tmp_path: Path
 def test_too_few_rows_to_hold_some_out_are_refused(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"val_size: expected to leave rows to train on, got 0\.9 of 1 rows"):
         setting.train(tmp_path, replace(FAST, val_size=0.9), rows=setting.rows[:1])
+
+
+def test_rows_of_one_question_are_held_out_together() -> None:
+    traces = [Trace((Supervised(str(n), (1, n), (n, 2), (0.0, 1.0)),), (1, n // 3), 3, 2) for n in range(30)]
+    kept, held = hold_out(traces, 0.2, 7)
+    assert len(held) == 6
+    assert not {trace.prompt for trace in kept} & {trace.prompt for trace in held}
+    assert sorted([*kept, *held], key=traces.index) == traces
+    assert hold_out(traces, 0.2, 7)[1] == held != hold_out(traces, 0.2, 8)[1]
+    with pytest.raises(TrainingError, match=r"got 0\.5 of 3 rows of 1 questions"):
+        hold_out(traces[:3], 0.5, 0)
 
 
 def test_the_curve_is_a_picture_for_a_page_and_one_for_a_paper(setting: Setting, tmp_path: Path) -> None:
