@@ -17,7 +17,7 @@ import unsay
 PACKAGE = Path(unsay.__file__).parent
 FEWEST_FILES = 75
 
-BOTTOM = {"undo", "records", "errors", "settings", "catalog", "stats"}
+BOTTOM = {"undo", "records", "errors", "settings", "catalog", "stats", "redaction"}
 """What any part may import. Plain Python, no files but their own."""
 
 # The experiment file: one step, spread over files that nobody but `config` and its users needs.
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
     "settings": set(),
+    "redaction": set(),
     "undo": {"errors", "records"},
     "catalog": {"errors"},
     "stats": {"errors"},
@@ -86,11 +87,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"prompt_checks", "prompts", "store"},
     # carrying experiments out
+    "code_version": set(),
     "job": BOTTOM | {"config", "identity", "store"},
     "methods": BOTTOM
     | {"augment", "config", "data", "definitions", "engine", "evaluate", "identity", "job", "store", "train"}
     | {"accelerate_file"},
-    "worker": BOTTOM | {"executors", "identity", "job", "store"},
+    "worker": BOTTOM | {"code_version", "executors", "identity", "job", "store"},
     "executors": BOTTOM | {"job", "store", "worker"},
     "runner": BOTTOM | {"config", "executors", "identity", "job", "report", "store"},
     # a plan in small; the models for it are made by a process of their own

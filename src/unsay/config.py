@@ -35,7 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unsay import catalog, definitions, identity, located, overrides
+from unsay import catalog, definitions, identity, located, overrides, redaction
 from unsay.definitions import Dataset, Definitions, Model, Named, absolute
 from unsay.errors import ConfigError, UnsayError
 from unsay.located import Located
@@ -222,6 +222,7 @@ class _Planner:
         if not lines and not self.mistakes:
             self.say(1, "nothing to do: write at least one line under `experiments:` or `matrix:`")
         self._note_ids(lines)
+        self._refuse_secrets()
         for entries, line in lines:
             experiment = self._experiment(entries, line)
             if experiment is not None:
@@ -267,6 +268,14 @@ class _Planner:
             if not isinstance(item.value, dict):
                 self.say(item.line, f"a line of {name} must be a mapping; got {item.described()}")
         return [item for item in items if isinstance(item.value, dict)]
+
+    def _refuse_secrets(self) -> None:
+        """Whatever the file says is written down beside the results."""
+        known = redaction.secrets()
+        for node in self.root.scalars():
+            reason = redaction.found_in(node.text, known)
+            if reason is not None and not any(each.startswith(f"{self.path}:{node.line}:") for each in self.mistakes):
+                self.say(node.line, f"a value on this line {reason}")
 
     def _note_ids(self, lines: list[tuple[dict[str, Located], int]]) -> None:
         for entries, line in lines:

@@ -45,6 +45,8 @@ class Job:
     """The other datasets that the experiment's file evaluates on: what is trained on must not be in there either."""
     rehearsal: bool = False
     """Nothing of it is kept: evaluation data that cannot be read is warned of, and does not stop a training."""
+    file: Path | None = None
+    """The experiment file; the commit of its folder is recorded."""
 
     @property
     def folder(self) -> Path:
@@ -91,6 +93,7 @@ class Job:
             "processes": None if self.processes is None else dict(self.processes),
             "evaluated": [dataclasses.asdict(dataset) for dataset in self.evaluated],
             "rehearsal": self.rehearsal,
+            "file": None if self.file is None else str(self.file),
         }
 
     @classmethod
@@ -98,6 +101,7 @@ class Job:
         known = {key: item for key, item in value.items() if key != "schema"}
         known["experiment"] = experiment_from_json(known["experiment"])
         known["output_dir"] = Path(known["output_dir"])
+        known["file"] = Path(known["file"]) if known.get("file") else None
         known["evaluated"] = tuple(Dataset(**dataset) for dataset in known.get("evaluated", ()))
         return cls(**known)
 

@@ -9,6 +9,7 @@ keys and values that contain themselves are mistakes. Knows nothing about experi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,15 @@ class Located:
 
     def mapping(self) -> dict[str, Located]:
         return self.value if isinstance(self.value, dict) else {}
+
+    def scalars(self) -> Iterator[Located]:
+        """Yield every value inside that holds no others."""
+        inside = self.value.values() if isinstance(self.value, dict) else self.value
+        if isinstance(inside, str) or not isinstance(inside, Iterable):
+            yield self
+            return
+        for item in inside:
+            yield from item.scalars()
 
     def plain(self) -> Any:
         """Return the value without lines."""

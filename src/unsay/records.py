@@ -283,6 +283,8 @@ class Attempt:
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds per stage (`data`, `train`, `evaluate`)."""
+    code: dict[str, Any] = field(default_factory=dict)
+    """`commit` and `dirty` of this package (`unsay`) and of the experiment file's folder (`file`), where known."""
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         check_batch=options.check_batch,
         processes=options.processes,
         rehearsal=options.rehearsal,
+        file=plan.file,
         evaluated=tuple(other for other in evaluated.values() if other != experiment.dataset),
     )
 

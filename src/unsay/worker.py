@@ -24,12 +24,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unsay import catalog
+from unsay import catalog, code_version
 from unsay.errors import UnsayError
 from unsay.executors import Outcome
 from unsay.identity import identity, spec
 from unsay.job import Event, Job, Report, Result
 from unsay.records import SCHEMA, Attempt, ExperimentRecord
+from unsay.redaction import redact, redact_output
 from unsay.store import layout, read, write
 
 _WAIT_FOR_LOCK = 30.0
@@ -54,11 +55,14 @@ def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
                 locks.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK))
             record = _begin(job, log)
         except UnsayError as error:
-            return _end(report, Outcome("failed", str(error), log))
+            return _end(report, Outcome("failed", redact(str(error)), log))
         if record is None:
             return _end(report, Outcome("completed", None, log))
         record, outcome = _attempt(job, record, report, log)
-        write.write_json(job.result_folder / layout.EXPERIMENT, record.to_json())
+        try:
+            write.write_json(job.result_folder / layout.EXPERIMENT, record.to_json())
+        except UnsayError as error:  # as where the disk is full; the record still says running, and its process is gone
+            outcome = Outcome("failed", "\n".join(filter(None, (outcome.error, str(error)))), log)
         return _end(report, outcome)
 
 
@@ -82,11 +86,11 @@ def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | Non
     except KeyboardInterrupt as error:
         outcome = Outcome("cancelled", str(error) or "stopped from the keyboard", log)
     except UnsayError as error:
-        outcome = Outcome("failed", str(error), log)
-        traceback.print_exc()
+        outcome = Outcome("failed", redact(str(error)), log)
+        sys.stderr.write(redact(traceback.format_exc()))
     except Exception as error:  # a bug or a library's failure: the trace is kept, the run goes on with the next one
-        outcome = Outcome("failed", f"{type(error).__name__}: {error}", log)
-        traceback.print_exc()
+        outcome = Outcome("failed", redact(f"{type(error).__name__}: {error}"), log)
+        sys.stderr.write(redact(traceback.format_exc()))
     last = replace(
         record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, timings=observed.timings
     )
@@ -125,9 +129,18 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
 
 
 def _new_attempt(job: Job, log: Path | None) -> Attempt:
+    import psutil
+
     owner = write.owner()
     log_name = None if log is None else os.path.relpath(log, job.result_folder)
-    hardware = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": job.device, "dtype": job.dtype}
+    hardware = {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "memory": psutil.virtual_memory().total,
+        "device": job.device,
+        "dtype": job.dtype,
+    }
     group: dict[str, Any] = {}
     if job.experiment.model.backend is not None:
         group["backend"] = job.experiment.model.backend.to_json()
@@ -142,7 +155,23 @@ def _new_attempt(job: Job, log: Path | None) -> Attempt:
         log=log_name,
         hardware=hardware | {"batch_size": job.batch_size} | group,
         versions=dict(_versions()),
+        code=_code(job),
     )
+
+
+def _code(job: Job) -> dict[str, Any]:
+    file = None if job.file is None else code_version.of_folder(job.file.parent)
+    found = {"unsay": code_version.of_package(), "file": file}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def _processor() -> str:
+    """Return the processor's name: two kinds may round differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -248,6 +277,7 @@ def main() -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, _stop)
     threading.Thread(target=_watch_parent, daemon=True).start()
+    redact_output()
     with _events() as report:
         outcome = carry_out(Job.from_json(value), report, log=log)
     return 0 if outcome.status == "completed" else 1

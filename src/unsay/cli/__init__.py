@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,10 @@ _FOLDER = Path(__file__).parent
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     from unsay.errors import UnsayError
+    from unsay.redaction import redact
 
+    if arguments is None:  # a process of its own: a mistake of ours may name what is secret, too
+        sys.excepthook = lambda *error: sys.stderr.write(redact("".join(traceback.format_exception(*error))))
     try:
         group().main(args=None if arguments is None else list(arguments), prog_name="unsay")
     except SystemExit as end:
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnsayError as error:
         from unsay.report.escape import terminal
 
-        print(f"error: {terminal(str(error))}", file=sys.stderr)
+        print(f"error: {terminal(redact(str(error)))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

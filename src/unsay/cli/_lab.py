@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from unsay.errors import StoreError
+from unsay.redaction import redact, redacted
 
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", "-o", help="The lab folder: `output_dir` of the experiment file.")
@@ -29,12 +30,13 @@ def existing(output_dir: Path) -> Path:
     )
 
 
-def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+def print_json(document: Any, *, data: bool = False) -> None:
+    """Print a document without secrets; one of `data` (questions, answers) as it is."""
+    sys.stdout.write(json.dumps(document if data else redacted(document), indent=2, ensure_ascii=True) + "\n")
 
 
 def say(text: str) -> None:
     """Write a message to standard error, where it does not mix with a document."""
     from unsay.report.escape import terminal
 
-    print(terminal(text), file=sys.stderr)
+    print(terminal(redact(text)), file=sys.stderr)

@@ -77,7 +77,7 @@ def command(
             messages.append({"role": "user", "content": text})
             messages.append({"role": "assistant", "content": ended["visible"], "answer": _answering.answer_of(ended)})
         if as_json:
-            _lab.print_json({"schema": 1, **_answering.facts_of(answerer), "messages": messages})
+            _lab.print_json({"schema": 1, **_answering.facts_of(answerer), "messages": messages}, data=True)
     if failed and not sys.stdin.isatty():
         raise typer.Exit(1)
 

@@ -201,7 +201,8 @@ def inspect(
                     "row": number,
                     **found.to_json(),
                     "tokens": [asdict(token) for token in shown],
-                }
+                },
+                data=True,
             )
         else:
             _print_row(number, found, shown, rows.pieces(folder))

@@ -109,7 +109,7 @@ def _show_item(entry: Entry, record: ExperimentRecord, item: int, as_json: bool)
             raise StoreError(f"{entry.name} has no answer to item {item}; {_there(entry, record)}.")
         found = line
     if as_json:
-        _lab.print_json(_item_document(entry, item, prompt, trace, shown, found))
+        _lab.print_json(_item_document(entry, item, prompt, trace, shown, found), data=True)
     else:
         _print_item(entry, item, trace, shown, found)
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,7 @@ from typing import Any, BinaryIO, Self
 
 from unsay.errors import LockedError, StoreError
 from unsay.records import ExperimentRecord
+from unsay.redaction import redacted
 from unsay.store import layout
 
 SYNC_EVERY = 5.0
@@ -50,7 +53,7 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write to that takes its name only when the block ends well, with the promise of `write_bytes`."""
-    temporary = path.parent / f"{layout.TEMPORARY_PREFIX}{os.urandom(6).hex()}{layout.TEMPORARY_SUFFIX}"
+    temporary = _temporary(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -66,16 +69,123 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Give an empty folder for a library to write files into; when the block ends well, they go into `folder`.
+
+    Each file is synced and takes its name in one step; after an error none does. What libraries raise where they cannot
+    write becomes StoreError.
+    """
+    with _beside(folder) as temporary:
+        yield temporary
+        for path in _synced(temporary):
+            path.replace(folder / path.name)
+        sync_folder(folder)
+        temporary.rmdir()
+
+
+@contextmanager
+def completing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that takes its name only when it is full, in place of an earlier one; else as `filling`."""
+    with _beside(folder.parent) as temporary:
+        yield temporary
+        _synced(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    temporary = _temporary(folder)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        found = _system_error(error)
+        if found is None:
+            raise
+        name = Path(os.fsdecode(found.filename or folder))
+        raise cannot_write(folder / name.name if temporary in name.parents else name, found) from error
+
+
+def _synced(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir())
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_folder(folder)
+    return files
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """Return the operating system's error behind one; libraries written in Rust tell only its number."""
+    if isinstance(error, OSError):
+        return error
+    match = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, Exception) else None
+    return None if match is None else OSError(int(match[1]), os.strerror(int(match[1])))
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f"{layout.TEMPORARY_PREFIX}{os.urandom(6).hex()}{layout.TEMPORARY_SUFFIX}"
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder and had not named. The caller holds the folder's lock."""
+    for path in folder.glob(f"{layout.TEMPORARY_PREFIX}*{layout.TEMPORARY_SUFFIX}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file that others read while it grows: the whole text, or nothing and StoreError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            _append(descriptor, text.encode("utf-8"))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _append(descriptor: int, data: bytes) -> None:
+    size = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, data)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes fitted")
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+_FOR_READERS = (layout.EXPERIMENT, layout.REHEARSAL_REPORT)
+"""Documents with messages and notes in them, which may name what is secret."""
+
+
 def write_json(path: Path, obj: Any) -> None:
-    """Write indented JSON; what JSON cannot say (NaN, infinity) is refused with ValueError."""
-    write_bytes(path, _json_bytes(obj, indent=2) + b"\n")
+    """Write indented JSON; what JSON cannot say (NaN, infinity) is refused with ValueError.
+
+    Experiment records and reports are written without secrets (`unsay.redaction`), whoever put them there.
+    """
+    write_bytes(path, _json_bytes(redacted(obj) if path.name in _FOR_READERS else obj, indent=2) + b"\n")
 
 
 def json_line(obj: Any) -> bytes:
@@ -106,7 +216,8 @@ def _json_bytes(obj: Any, *, indent: int | None = None) -> bytes:
         return json.dumps(obj, allow_nan=False, indent=indent, separators=separators).encode("ascii")
 
 
-def _cannot_write(path: Path, error: OSError) -> StoreError:
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """Return the error for a file or folder that the operating system does not let us write."""
     return StoreError(
         f"cannot write {path}: {error.strerror or error}. "
         "Check the free space and permissions of that folder (`unsay doctor` shows both), then run the command again."
@@ -147,29 +258,24 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         try:
             self._cut_torn_tail()
-        except BaseException:
+        except OSError as error:
             os.close(self._descriptor)
             self._descriptor = -1
-            raise
+            raise cannot_write(path, error) from error
 
     def append(self, obj: dict[str, Any]) -> None:
         if self._descriptor < 0:
             raise StoreError(f"{self.path} was closed; open a new Journal to append to it")
         line = seal(obj)
-        size = os.fstat(self._descriptor).st_size
         try:
-            written = os.write(self._descriptor, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted")
+            _append(self._descriptor, line)
             if time.monotonic() - self._synced >= SYNC_EVERY:
                 self.sync()
         except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, size)
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def sync(self) -> None:
         """Wait until everything appended so far survives a machine crash."""
@@ -183,7 +289,7 @@ class Journal:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         finally:
             os.close(descriptor)
 
@@ -261,7 +367,7 @@ def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     except Timeout:
         raise LockedError(_who_holds(folder)) from None
     except OSError as error:
-        raise _cannot_write(folder / layout.LOCK, error) from error
+        raise cannot_write(folder / layout.LOCK, error) from error
     try:
         write_json(folder / layout.OWNER, owner())
         yield
@@ -308,7 +414,7 @@ def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
         for name in present:
             (folder / name).rename(target / name)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error) from error
     sync_folder(target)
     sync_folder(folder)
     return target
