@@ -17,6 +17,10 @@ SCORES = "scores.jsonl"
 LOCK = ".lock"
 OWNER = ".lock.json"
 HEARTBEAT = ".heartbeat"
+# Beside an experiment's record: it is hidden from lists and the page.
+ARCHIVED = ".archived"
+# In the lab folder: a copy for fast listing; delete it and it is made again.
+INDEX = ".index.sqlite"
 # A torn tail of an append-only file goes here, beside it; a file being written has such a name until it is renamed.
 TORN_SUFFIX = ".torn"
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".unsay-", ".tmp"

@@ -14,11 +14,11 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from unsay.errors import StoreError
 from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, ItemScores, MetricValue, Prompt, Trace
@@ -36,25 +36,57 @@ _INNER = {layout.TRAIN, layout.DATA, layout.LOGS}
 
 @dataclass(frozen=True)
 class Entry:
-    """One experiment folder (or one `limit_<n>` folder below it); `problem` says why `record` is missing."""
+    """One experiment folder (or one `limit_<n>` folder below it); `problem` says why `record` is missing.
+
+    `archived` ones are hidden from lists and the page; a limited run is where its experiment is.
+    """
 
     folder: Path
     relative: str
     record: ExperimentRecord | None
     problem: str | None = None
+    archived: bool = False
 
     @property
     def limit(self) -> int | None:
         """Items the run was limited to; None for a whole run."""
         if self.record is not None and self.record.limit is not None:
             return self.record.limit
-        match = _LIMITED.fullmatch(self.folder.name)
-        return int(match[1]) if match else None
+        return limit_of(self.folder.name)
 
     @property
     def name(self) -> str:
         """The experiment's id; its folder until it has one."""
         return (self.record.id if self.record else "") or self.relative
+
+
+class Named(Protocol):
+    """What `pick` can choose among."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def relative(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def limit(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What one folder of a lab holds: a record, a mark that hides it, and the folders that may hold more experiments.
+
+    `linked` says whether one of those is a symbolic link.
+    """
+
+    experiment: bool
+    archived: bool
+    below: tuple[str, ...]
+    linked: bool
 
 
 @dataclass(frozen=True)
@@ -151,7 +183,7 @@ def _wrong_in_attempt(attempt: Attempt) -> list[str]:
     kinds: dict[str, type | tuple[type, ...]] = {
         **dict.fromkeys(("started", "host", "boot_id"), str),
         **dict.fromkeys(("ended", "outcome", "error", "log"), (str, type(None))),
-        **dict.fromkeys(("hardware", "versions", "timings"), dict),
+        **dict.fromkeys(("hardware", "versions", "timings", "code"), dict),
         "pid": int,
     }
     wrong = [name for name, kind in kinds.items() if not isinstance(getattr(attempt, name), kind)]
@@ -264,11 +296,44 @@ def find(output_dir: Path) -> list[Entry]:
     An experiment.json that cannot be understood becomes an entry with its `problem`; so does an unreadable folder.
     """
     entries: list[Entry] = []
-    _walk(output_dir, output_dir, entries, set())
-    return sorted(entries, key=_order)
+    _walk(output_dir, output_dir, entries, set(), within_archived=False)
+    return sorted(entries, key=order)
 
 
-def pick(entries: list[Entry], name: str) -> Entry:
+def entry(output_dir: Path, relative: str) -> Entry:
+    """Return one experiment of a lab by its folder; one without a record is an entry with a `problem`."""
+    folder = output_dir / relative
+    inner = limit_of(folder.name) is not None
+    archived = any((place / layout.ARCHIVED).exists() for place in (folder, *((folder.parent,) if inner else ())))
+    return _entry(folder, relative, archived)
+
+
+def limit_of(name: str) -> int | None:
+    """Return the limit of a `limit_<n>` folder; None for any other name."""
+    match = _LIMITED.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def inside(folder: Path | str) -> Inside:
+    """Look into one folder of a lab; raises OSError where it cannot be listed."""
+    with os.scandir(folder) as items:
+        found = sorted(items, key=lambda item: item.name)
+    names = {item.name for item in found}
+    experiment = layout.EXPERIMENT in names
+    skipped = {layout.SUPERSEDED, *(_INNER if experiment else ())}
+    below = [item for item in found if item.name not in skipped and not item.name.startswith(".") and item.is_dir()]
+    return Inside(
+        experiment,
+        experiment and layout.ARCHIVED in names,
+        tuple(item.name for item in below),
+        any(item.is_symlink() for item in below),
+    )
+
+
+N = TypeVar("N", bound=Named)
+
+
+def pick(entries: Sequence[N], name: str) -> N:
     """Return the experiment with this id, folder (relative or a path) or unique part of its folder name."""
     wanted = name.rstrip("/")
     exact = [entry for entry in entries if wanted in (entry.name, entry.relative, str(entry.folder))]
@@ -295,32 +360,37 @@ def pick(entries: list[Entry], name: str) -> Entry:
     raise StoreError(f"no experiment has the id or folder {name!r}. {known}")
 
 
-def _walk(folder: Path, root: Path, entries: list[Entry], seen: set[tuple[int, int]]) -> None:
+def _walk(folder: Path, root: Path, entries: list[Entry], seen: set[tuple[int, int]], *, within_archived: bool) -> None:
     relative = folder.relative_to(root).as_posix()
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
             return  # a symbolic link back up
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as items:
-            inside = sorted(items, key=lambda item: item.name)
-            names = {item.name for item in inside}
-            below = [item.name for item in inside if not item.name.startswith(".") and item.is_dir()]
+        found = inside(folder)
     except FileNotFoundError:
         return
     except OSError as error:
-        entries.append(Entry(folder, relative, None, f"cannot read this folder: {error.strerror or error}"))
+        entries.append(Entry(folder, relative, None, cannot_list(error)))
         return
-    skipped = {layout.SUPERSEDED}
-    if layout.EXPERIMENT in names:
-        skipped |= _INNER
-        try:
-            entries.append(Entry(folder, relative, record(folder)))
-        except StoreError as error:
-            entries.append(Entry(folder, relative, None, str(error)))
-    for name in below:
-        if name not in skipped:
-            _walk(folder / name, root, entries, seen)
+    archived = found.archived or (within_archived and limit_of(folder.name) is not None)
+    if found.experiment:
+        entries.append(_entry(folder, relative, archived))
+    for name in found.below:
+        _walk(folder / name, root, entries, seen, within_archived=archived)
+
+
+def cannot_list(error: OSError) -> str:
+    return f"cannot read this folder: {error.strerror or error}"
+
+
+def _entry(folder: Path, relative: str, archived: bool) -> Entry:
+    try:
+        found = record(folder)
+        problem = None if found is not None else f"{folder / layout.EXPERIMENT} is gone"
+    except StoreError as error:
+        found, problem = None, str(error)
+    return Entry(folder, relative, found, problem, archived)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -329,8 +399,9 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
-def _order(entry: Entry) -> tuple[Any, ...]:
-    identified = bool(entry.record and entry.record.id)
+def order(entry: Named) -> tuple[Any, ...]:
+    """Sort key of the page: by id, a limited run after its experiment, those without an id last."""
+    identified = entry.name != entry.relative
     return (not identified, natural(entry.name), entry.limit is not None, entry.limit or 0, natural(entry.relative))
 
 
