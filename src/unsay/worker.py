@@ -33,6 +33,7 @@ from unsay.records import SCHEMA, Attempt, ExperimentRecord
 from unsay.redaction import redact, redact_output
 from unsay.store import layout, read, write
 
+_WRITTEN_BELOW = (layout.DATA, layout.TRAIN)
 _WAIT_FOR_LOCK = 30.0
 _HEARTBEAT_EVERY = 5.0
 _VERSIONED = (
@@ -53,6 +54,8 @@ def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
         try:
             for folder in job.locked_folders:
                 locks.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK))
+            for folder in {*job.locked_folders, job.result_folder, *map(job.train_folder.joinpath, _WRITTEN_BELOW)}:
+                write.clear_unfinished(folder)
             record = _begin(job, log)
         except UnsayError as error:
             return _end(report, Outcome("failed", redact(str(error)), log))

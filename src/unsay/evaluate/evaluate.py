@@ -7,8 +7,8 @@ and settings agree are taken from there and only the rest is generated.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from unsay import engine, identity, metrics, prompt_checks
 from unsay.data.source import Source
-from unsay.errors import EvaluationError
+from unsay.errors import EvaluationError, StoreError
 from unsay.evaluate import task_scores
 from unsay.evaluate.batch_check import check_batch
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
@@ -28,6 +28,7 @@ from unsay.job import Job, Report, Result
 from unsay.metrics.exact_match import STRICT
 from unsay.prompt_checks import PromptFacts, PromptReport
 from unsay.records import BUDGET_REASONS, Key, MetricValue, Prompt, Sample, Trace
+from unsay.redaction import redacted
 from unsay.settings import Decode, Prompting
 from unsay.store import layout, read, write
 
@@ -323,17 +324,18 @@ def _run_lm_eval(evaluation: Evaluation, config: dict[str, Any], answers: Answer
 
 
 def _write_lm_eval_files(results: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Let lm-eval write its own files into a temporary folder, check them, and move them in.
+    """Let lm-eval write its own files beside, check them, and move them in.
 
-    lm-eval's tracker logs a failed write and goes on, so nothing is trusted before it was read back.
+    lm-eval's tracker logs a failed write and goes on, so nothing is trusted before it was read back. What it says of
+    the environment may hold the address that a package was installed from, password and all.
     """
     from lm_eval.loggers import EvaluationTracker
 
     chat_template = results.pop("chat_template")
     multiturn = results.pop("fewshot_as_multiturn")
     samples = results.pop("samples")
-    with tempfile.TemporaryDirectory(prefix=layout.TEMPORARY_PREFIX, dir=folder) as temporary:
-        tracker = EvaluationTracker(output_path=str(Path(temporary) / "results.json"))
+    with write.filling(folder) as temporary:
+        tracker = EvaluationTracker(output_path=str(temporary / "results.json"))
         tracker.general_config_tracker.log_experiment_args(
             model_source="unsay",
             model_args=results["config"]["model_args"],
@@ -341,24 +343,32 @@ def _write_lm_eval_files(results: dict[str, Any], folder: Path) -> dict[str, str
             chat_template=chat_template,
             fewshot_as_multiturn=multiturn,
         )
-        tracker.save_results_aggregated(results=results, samples=samples)
+        tracker.save_results_aggregated(results=redacted(results), samples=samples)
         for task, lines in samples.items():
             tracker.save_results_samples(task_name=task, samples=lines)
-        written = sorted(Path(temporary).iterdir())
+        written = sorted(temporary.iterdir())
         names = [path.name for path in written]
-        if len(names) != 1 + len(samples) or any(not path.stat().st_size for path in written):
-            raise EvaluationError(
-                f"lm-eval could not write its results (it wrote {names or 'nothing'}). "
-                f"Check the free space of {folder}."
+        wanted = [1, *map(len, samples.values())]
+        if sorted(map(_objects, written)) != sorted(wanted):
+            raise StoreError(
+                f"lm-eval could not write its results into {folder} (it wrote {names or 'nothing'}). "
+                "Check the free space and permissions of that folder, then run the command again."
             )
         earlier = [path.name for path in folder.iterdir() if path.name.startswith(("results_", "samples_"))]
         write.supersede(folder, earlier, "unfinished")
-        for path in written:
-            write.write_bytes(folder / path.name, path.read_bytes())
     return {
         "results": next(name for name in names if name.startswith("results_")),
         "samples": next(name for name in names if name.startswith("samples_")),
     }
+
+
+def _objects(path: Path) -> int:
+    """Return how many JSON objects a file of lm-eval holds; 0 where it was not written to its end."""
+    content = path.read_bytes()
+    try:
+        return len([json.loads(part) for part in (content.splitlines() if path.suffix == ".jsonl" else [content])])
+    except ValueError:
+        return 0
 
 
 def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sample]:

@@ -28,7 +28,11 @@ class Local:
         log = layout.logs(job.result_folder) / f"{stamp}.log"
         job_file = log.with_suffix(".job.json")
         write.write_json(job_file, job.to_json() | {"log": str(log)})
-        with log.open("ab") as log_file:
+        try:
+            log_file = log.open("ab")
+        except OSError as error:
+            raise write.cannot_write(log, error) from error
+        with log_file:
             # The worker watches its standard input: when this process dies, it ends and takes the worker along.
             process = subprocess.Popen(
                 [sys.executable, "-m", "unsay.worker", str(job_file)],

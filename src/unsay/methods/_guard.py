@@ -26,6 +26,7 @@ from unsay.evaluate.lm_eval_tasks import asked, load_task
 from unsay.identity import sha256_of
 from unsay.job import Job
 from unsay.records import Example
+from unsay.redaction import redact
 from unsay.store import layout, read
 
 MEMORY = "comparisons"
@@ -95,7 +96,8 @@ def guard_of(job: Job, source: Source, examples: Sequence[Example]) -> Guard:
         try:
             compared[name] = _learn(leaks, open_source(dataset, job.output_dir))
         except Exception as error:  # whatever a file, the hub or a task's own code does
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
+            said = redact(str(error))
+            reason = f"{type(error).__name__}: {said.splitlines()[0] if said else 'no reason'}"
             known = before.get(name)
             if known is None or known["dataset"] != definition:
                 not_compared[name] = reason

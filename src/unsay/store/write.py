@@ -28,6 +28,9 @@ from unsay.records import ExperimentRecord
 from unsay.redaction import redacted
 from unsay.store import layout
 
+_LEFT_BEHIND = 600.0
+"""Seconds after which a file without its name is not being written any more."""
+
 SYNC_EVERY = 5.0
 """Seconds of appended lines a machine crash (not a killed process) may cost."""
 
@@ -100,6 +103,14 @@ def completing(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Give an empty folder inside another that is gone when the block ends; errors are those of `filling`."""
+    with _beside(folder) as temporary:
+        yield temporary
+        shutil.rmtree(temporary)
+
+
+@contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     temporary = _temporary(folder)
     try:
@@ -139,12 +150,15 @@ def _temporary(folder: Path) -> Path:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder and had not named. The caller holds the folder's lock."""
+    """Remove what a killed process was writing in a folder and had not named. The caller holds the folder's lock.
+
+    Files may be written without that lock, too: only those that nobody can be writing any more go.
+    """
     for path in folder.glob(f"{layout.TEMPORARY_PREFIX}*{layout.TEMPORARY_SUFFIX}"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif time.time() - path.lstat().st_mtime > _LEFT_BEHIND:
                 path.unlink()
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unsay.store import write
+
 PNG = "training_loss.png"
 SVG = "training_loss.svg"
 
@@ -41,6 +43,7 @@ def draw(history: Sequence[Mapping[str, Any]], folder: Path) -> bool:
         axes.spines[["top", "right"]].set_visible(False)
         if curves["held out"]:
             axes.legend(frameon=False)
-        figure.savefig(folder / PNG, dpi=160, metadata={"Software": None})
-        figure.savefig(folder / SVG, metadata={"Date": None})
+        with write.filling(folder) as beside:
+            figure.savefig(beside / PNG, dpi=160, metadata={"Software": None})
+            figure.savefig(beside / SVG, metadata={"Date": None})
     return True

@@ -18,6 +18,7 @@ import torch
 
 from unsay.loading import Quiet
 from unsay.settings import Training
+from unsay.store import write
 from unsay.train import lora
 from unsay.train.group import ALONE, Group, rows_here
 
@@ -69,9 +70,8 @@ def save(model: Any, folder: Path, group: Group = ALONE) -> None:
     tensors = group.collect(model.state_dict(keep_vars=True)) if group.sharded else None
     if not group.first:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with Quiet():
-        model.save_pretrained(str(folder), state_dict=tensors)
+    with Quiet(), write.filling(folder) as beside:
+        model.save_pretrained(str(beside), state_dict=tensors)
 
 
 def _embeddings(model: Any) -> list[torch.nn.Parameter]:

@@ -12,7 +12,6 @@ and others not. A row that was never saved, or that training never moved, fails 
 from __future__ import annotations
 
 import gc
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from unsay.errors import TrainingError
 from unsay.loading import Quiet, load_model
 from unsay.records import UNDO, Row
+from unsay.store import write
 from unsay.train import lora
 from unsay.train.group import close
 from unsay.undo import UndoTable
@@ -112,11 +112,13 @@ def check(
         model = base.load(folder, merge=True)
     elif hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    with tempfile.TemporaryDirectory(prefix=".merged-", dir=folder) as temporary, Quiet():
-        model.save_pretrained(temporary)
+    with write.scratch(folder) as temporary, Quiet():
+        model.save_pretrained(str(temporary))
         del model
         _free()
-        merged = measure(load_model(temporary, None, None, base.device, base.dtype, base.trust_remote_code), probe, ids)
+        merged = measure(
+            load_model(str(temporary), None, None, base.device, base.dtype, base.trust_remote_code), probe, ids
+        )
     figures["merged"] = _difference(before, merged, "writing a plain model and loading it", tolerance, ids, names)
     _free()
     return figures

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay.errors import TrainingError, UnsayError
+from unsay.redaction import redact, redact_output
 from unsay.store import write
 from unsay.train.group import StartAgainError
 
@@ -139,6 +140,7 @@ def member() -> Iterator[Callable[[Event], None]]:
     """
     pipe = os.dup(1)
     os.dup2(2, 1)
+    redact_output()
     rank = int(os.environ["RANK"])
 
     def report(event: Event) -> None:
@@ -158,7 +160,7 @@ def member() -> Iterator[Callable[[Event], None]]:
     except BaseException as error:
         traceback.print_exc()
         ours = isinstance(error, UnsayError)
-        text = str(error) if ours else f"{type(error).__name__}: {error}"
+        text = redact(str(error) if ours else f"{type(error).__name__}: {error}")
         report({"event": "error", "process": rank, "ours": ours, "text": text[:_LONGEST]})
     else:
         return

@@ -22,7 +22,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -343,7 +342,7 @@ class Loop:
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
         from safetensors.torch import save_file
 
-        with _complete(self.out / f"{BEST}{self.step}") as folder:
+        with write.completing(self.out / f"{BEST}{self.step}") as folder:
             save_file(weights, str(folder / WEIGHTS))
         self.keep_best(self.step, *self.checkpointed_best())
 
@@ -405,8 +404,7 @@ class Loop:
             "elapsed_time": str(timedelta(seconds=int(self.elapsed))),
             "remaining_time": str(timedelta(seconds=int(remaining))),
         }
-        with (self.out / layout.TRAINER_LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        write.append_text(self.out / layout.TRAINER_LOG, json.dumps(line) + "\n")
 
     def write_state(self) -> None:
         if not self.group.first:
@@ -488,7 +486,7 @@ class Loop:
         if not self.group.first:
             return
         folder = self.out / f"{CHECKPOINT}{self.step}"
-        with _complete(folder) as temporary:
+        with write.completing(folder) as temporary:
             save_file(weights, str(temporary / WEIGHTS))
             save_file(moments, str(temporary / OPTIMIZER))
             state = {
@@ -515,7 +513,8 @@ class Loop:
         found = []
         for file in self.out.glob(f"{CHECKPOINT}*/{STATE}"):
             state = json.loads(file.read_text(encoding="utf-8"))
-            if state["key"] == self.key:
+            files = (file.with_name(name) for name in (WEIGHTS, OPTIMIZER))
+            if state["key"] == self.key and all(each.is_file() for each in files):
                 found.append((file.parent, state))
         return sorted(found, key=lambda item: item[1]["step"])
 
@@ -586,16 +585,3 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     """Return the seed of a step's dropout in a process, so that a resumed training draws the same."""
     text = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
-
-
-@contextmanager
-def _complete(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill that gets its name only when it is full."""
-    temporary = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
-    write.sync_folder(folder.parent)

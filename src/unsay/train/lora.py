@@ -19,6 +19,7 @@ import torch
 
 from unsay.errors import TrainingError
 from unsay.settings import Training
+from unsay.store import write
 from unsay.train.group import ALONE, Group, opened, trainable, whole
 
 ADAPTER = "default"  # PEFT's name for the only adapter there is
@@ -106,10 +107,9 @@ def save(model: Any, folder: Path, group: Group = ALONE) -> None:
     tensors = group.collect(trainable(model)) if group.sharded else None
     if not group.first:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), write.filling(folder) as beside:
         warnings.simplefilter("ignore")
-        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=tensors)
+        model.save_pretrained(str(beside), save_embedding_layers=False, state_dict=tensors)
 
 
 def _name(model: Any, module: Any) -> str:

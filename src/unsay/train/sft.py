@@ -259,7 +259,8 @@ def _save_beside(
 ) -> None:
     """Write what lies beside the weights: how they are to be loaded, and what their control tokens mean."""
     if whole or table:
-        tokenizer.save_pretrained(str(out))
+        with write.filling(out) as beside:
+            tokenizer.save_pretrained(str(beside))
     if base.bits is not None:
         write.write_json(out / QUANTIZATION, {"schema": SCHEMA, "bits": base.bits})
     if not table:
