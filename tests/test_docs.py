@@ -66,6 +66,7 @@ ELSEWHERE = {
     "make test": "runs these tests",
     "python benchmarks/score.py": "tests/unit/test_scoring.py runs it on a few answers",
     "python benchmarks/score.py --million": "tests/unit/test_scoring.py runs it on a few answers",
+    "python benchmarks/lab.py": "tests/unit/cli/test_status.py runs it on a few experiments",
     "python benchmarks/data.py": "tests/unit/data/test_benchmark.py runs it on a few rows",
     "python benchmarks/generate.py": "tests/unit/engine/test_benchmark.py runs it on a few documents",
     "python benchmarks/resolve.py": "tests/unit/test_undo.py runs it on a few traces",
@@ -99,7 +100,7 @@ ELSEWHERE = {
 LISTS_REQUIREMENTS = "vllm/bin/python -c"
 PIP_AND_VLLM = {"--no-deps", "--max-num-seqs", "--gpu-memory-utilization"}
 """Options of other programs that servers.md writes about."""
-READING = ("status", "show", "note", "report", "compare", "import", "score")
+READING = ("status", "show", "note", "archive", "report", "compare", "import", "score")
 """Commands that need a lab to read."""
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unsay.errors import StoreError
 from unsay.redaction import redact, redacted
+
+if TYPE_CHECKING:
+    from unsay.store.index import Progress
+    from unsay.store.read import Entry
 
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", "-o", help="The lab folder: `output_dir` of the experiment file.")
@@ -18,6 +25,8 @@ OutputDir = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 DEFAULT = Path("outputs")
+_PATIENCE = 1.0
+"""Seconds that reading a lab may take without a word."""
 
 
 def existing(output_dir: Path) -> Path:
@@ -28,6 +37,47 @@ def existing(output_dir: Path) -> Path:
         f"there is no lab folder {output_dir} here. Go to where it is, or name it: --output-dir FOLDER. "
         "`unsay run FILE` makes one."
     )
+
+
+def pick(output_dir: Path, name: str) -> Entry:
+    """Return the experiment with this id or folder; StoreError, with the nearest, when there is none."""
+    from unsay.store import read
+    from unsay.store.index import Index
+
+    lab = existing(output_dir)
+    with reading() as progress:
+        found = Index(lab).refresh(progress)
+    return read.entry(lab, read.pick(found, name).relative)
+
+
+@contextmanager
+def reading() -> Iterator[Progress]:
+    """Show on standard error how far a lab is read, where that takes more than a moment."""
+    began, bars, bar = time.monotonic(), None, None
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal bars, bar
+        if time.monotonic() - began < _PATIENCE:
+            return
+        if bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            bars = Progress(*columns, console=Console(stderr=True), transient=True)
+            if bars.console.is_terminal:
+                bars.start()
+                bar = bars.add_task("reading experiments", total=total)
+            else:
+                print(f"reading {total or 'the'} experiments of the lab once, for its index", file=sys.stderr)
+        if bar is not None:
+            bars.update(bar, completed=done, total=total)
+
+    try:
+        yield progress
+    finally:
+        if bars is not None and bar is not None:
+            bars.stop()
 
 
 def print_json(document: Any, *, data: bool = False) -> None:

@@ -56,7 +56,8 @@ def command(
     entries = read.find(_lab.existing(output_dir))
     chosen = [entry for name in experiments for entry in _picked(entries, name)]
     options = compare.Options(tuple(metric or ()), all_pairs, intersect, strict, equivalence)
-    found = compare.compare(compare.sides(chosen, entries, each_seed=each_seed), options)
+    seeds = [entry for entry in entries if not entry.archived or entry in chosen]
+    found = compare.compare(compare.sides(chosen, seeds, each_seed=each_seed), options)
     if wanted is None:
         _print(found, items=items)
         return

@@ -209,13 +209,13 @@ def inspect(
 
 
 def _folder(experiment: str, output_dir: Path) -> Path:
-    from unsay.store import read, rows, shared
+    from unsay.store import rows, shared
 
     place = Path(experiment)
     if place.is_dir():
         return rows.find(place.absolute())
     lab = _lab.existing(output_dir)
-    return rows.find(shared.training_folder(read.pick(read.find(lab), experiment).folder, lab))
+    return rows.find(shared.training_folder(_lab.pick(lab, experiment).folder, lab))
 
 
 def _row(folder: Path, wanted: str) -> tuple[int, Row]:

@@ -40,12 +40,12 @@ def command(
     """Write a trained model as a plain one: merged safetensors, tokenizer, undo.json."""
     from unsay import config
     from unsay.errors import StoreError
-    from unsay.store import layout, read, shared, write
+    from unsay.store import layout, shared, write
 
     if os.path.lexists(folder):
         raise StoreError(f"{folder} is there already, and nothing is written over; name a folder that is not there yet")
     lab = _lab.existing(output_dir)
-    entry = read.pick(read.find(lab), experiment)
+    entry = _lab.pick(lab, experiment)
     training = shared.training_folder(entry.folder, lab)
     with write.lock(training):
         model = config.trained_model(entry.folder, lab)

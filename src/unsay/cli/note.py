@@ -22,7 +22,7 @@ def command(
     from unsay.store import layout, read, write
 
     lab = _lab.existing(output_dir)
-    entry = read.pick(read.find(lab), experiment)
+    entry = _lab.pick(lab, experiment)
     # A limited run is written under its experiment's lock.
     limited = entry.folder.name.startswith(layout.LIMIT_PREFIX)
     with write.lock(entry.folder.parent if limited else entry.folder):

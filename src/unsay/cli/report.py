@@ -29,10 +29,11 @@ def command(
         raise typer.BadParameter("expected --page for the page or --output for a table, got both", param_hint="--page")
     lab = _lab.existing(output_dir)
     if wanted not in (None, _tables.JSON):
-        _tables.give(_table([tables.row(entry) for entry in read.find(lab)], str(wanted)), output)
+        shown = [tables.row(entry) for entry in read.find(lab) if not entry.archived]
+        _tables.give(_table(shown, str(wanted)), output)
         return
     written = markdown.write_page(lab, page)
-    entries = read.find(lab)
+    entries = [entry for entry in read.find(lab) if not entry.archived]
     whole = [entry for entry in entries if entry.limit is None]
     found = tables.differences(whole)
     if wanted == _tables.JSON:

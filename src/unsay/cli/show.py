@@ -28,9 +28,9 @@ def command(
 ) -> None:
     """Show one experiment, or one item of it with what was taken back struck through."""
     from unsay.errors import StoreError
-    from unsay.store import layout, read
+    from unsay.store import layout
 
-    entry = read.pick(read.find(_lab.existing(output_dir)), experiment)
+    entry = _lab.pick(output_dir, experiment)
     if entry.record is None:
         raise StoreError(entry.problem or f"{entry.folder / layout.EXPERIMENT} cannot be read")
     if item is None:

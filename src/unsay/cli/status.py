@@ -3,51 +3,160 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unsay.cli import _lab
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console, RenderableType
+
     from unsay.report.tables import Row
+    from unsay.store.index import Filter, Index, Summary
+
+FIRST = 50
+"""Rows of the first screen, where a terminal has no room for more."""
+_AROUND = 6
+"""Lines of a terminal that are not rows of the table."""
+_NOT_ALIVE = ("stale", "lost contact")
+"""What is shown beside a status, and looked for like one."""
 
 
 def command(
     output_dir: _lab.OutputDir = _lab.DEFAULT,
+    every_one: Annotated[
+        bool, typer.Option("--all", "-a", help="Every experiment, not only those that changed last.")
+    ] = False,
+    model: Annotated[list[str] | None, typer.Option(help="Only these models; * stands for anything.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only these datasets.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods.")] = None,
+    config: Annotated[list[str] | None, typer.Option(help="Only these configs.")] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these: pending, running, completed, failed, cancelled, unreadable, stale."),
+    ] = None,
+    search: Annotated[str, typer.Option(metavar="TEXT", help="Only with this in the id, the folder or the note.")] = "",
+    archived: Annotated[
+        bool, typer.Option("--archived", help="The archived ones, which are hidden otherwise.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and refresh until interrupted.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes with --watch.")] = 2.0,
     as_json: _lab.Json = False,
 ) -> None:
-    """Show every experiment, with partial results while it runs."""
-    if as_json:
-        rows = _rows(output_dir) if output_dir.is_dir() else []
-        _lab.print_json({"schema": 1, "output_dir": str(output_dir), "experiments": [row.to_json() for row in rows]})
-        return
+    """Show the experiments, with partial results while they run; the latest ones where there are many."""
     from unsay.report import terminal
+    from unsay.store.index import Filter, Index
 
-    lab = _lab.existing(output_dir)
-    console = terminal.console()
-    if not watch:
-        rows = _rows(lab)
-        console.print(terminal.experiments(rows) if rows else _nothing(lab))
+    wanted = Filter(
+        tuple(model or ()),
+        tuple(dataset or ()),
+        tuple(method or ()),
+        tuple(config or ()),
+        _statuses(status or []),
+        search,
+        archived,
+    )
+    if as_json and not output_dir.is_dir():
+        _lab.print_json(_document(output_dir, _Found((), 0, Counter())))
         return
+    index = Index(_lab.existing(output_dir))
+    alive = tuple(status or ())
+    if as_json:
+        _lab.print_json(_document(output_dir, _find(index, wanted, alive, None)))
+        return
+    console = terminal.console()
+    room = None if every_one else max(0 if watch else FIRST, console.height - _AROUND if console.is_terminal else 0)
+    if not watch:
+        _print(console, _find(index, wanted, alive, room), index.lab, wanted)
+        return
+    from rich.console import Group
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            rows = _rows(lab)
-            live.update(terminal.experiments(rows) if rows else _nothing(lab), refresh=True)
+            live.update(Group(*_shown(_find(index, wanted, alive, room), index.lab, wanted)), refresh=True)
             time.sleep(every)
 
 
-def _rows(output_dir: Path) -> list[Row]:
+@dataclass(frozen=True)
+class _Found:
+    """The rows to show, how many the filter leaves, by status, and how many others are archived."""
+
+    rows: Sequence[Row]
+    of: int
+    statuses: Counter[str]
+    archived: int = 0
+
+
+def _find(index: Index, wanted: Filter, statuses: Sequence[str], room: int | None) -> _Found:
     from unsay.report import tables
     from unsay.store import read
 
-    return [tables.row(entry) for entry in read.find(output_dir.absolute())]
+    with _lab.reading() as progress:
+        every = index.refresh(progress)
+    found = [one for one in every if wanted(one)]
+    if any(each in _NOT_ALIVE for each in statuses):
+        found = [one for one in found if one.status in statuses or _liveness(one) in statuses]
+    chosen = found if room is None or len(found) <= room else sorted(found, key=_recent, reverse=True)[:room]
+    entries = sorted((read.entry(index.lab, one.relative) for one in chosen), key=read.order)
+    hidden = 0 if wanted.archived else sum(one.archived for one in every)
+    return _Found([tables.row(each) for each in entries], len(found), Counter(one.status for one in found), hidden)
 
 
-def _nothing(lab: Path) -> str:
+def _statuses(wanted: Sequence[str]) -> tuple[str, ...]:
+    return (*wanted, *(("running",) if any(each in _NOT_ALIVE for each in wanted) else ()))
+
+
+def _liveness(one: Summary) -> str | None:
+    from unsay.store import read
+
+    record = read.entry(one.lab, one.relative).record
+    return read.liveness(record, one.folder) if record is not None else None
+
+
+def _recent(one: Summary) -> tuple[bool, float]:
+    return one.status == "running", one.changed or 0.0
+
+
+def _print(console: Console, found: _Found, lab: Path, wanted: Filter) -> None:
+    for part in _shown(found, lab, wanted):
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def _shown(found: _Found, lab: Path, wanted: Filter) -> list[RenderableType]:
+    """Return the table and what it leaves out."""
+    from unsay.report import terminal
+
+    said = []
+    if len(found.rows) < found.of:
+        counts = ", ".join(f"{count:,} {name}" for name, count in found.statuses.most_common())
+        said.append(
+            f"These are the {len(found.rows)} that changed last, of {found.of:,} ({counts}). --all shows every one; "
+            "--model, --dataset, --method, --config, --status and --search look for some."
+        )
+    if found.archived:
+        said.append(f"{found.archived:,} archived; --archived shows them.")
+    if not found.rows:
+        return [_nothing(lab, wanted), *said]
+    return [terminal.experiments(found.rows), *([""] if said else []), *said]
+
+
+def _nothing(lab: Path, wanted: Filter) -> str:
+    from unsay.store.index import Filter
+
+    if wanted.archived:
+        return f"No experiment in {lab} is archived. `unsay archive ID` hides one."
+    if wanted != Filter():
+        return f"No experiment in {lab} is like that; `unsay status` shows what there is."
     return f"No experiment in {lab} yet. `unsay run FILE` starts the experiments of a file."
+
+
+def _document(output_dir: Path, found: _Found) -> dict[str, Any]:
+    rows = [row.to_json() for row in found.rows]
+    return {"schema": 1, "output_dir": str(output_dir), "archived": found.archived, "experiments": rows}

@@ -75,12 +75,13 @@ def render(entries: Sequence[Entry], existing_text: str | None, output_dir: Path
     """Return the page as text. Links are relative to the folder of `page` (beside `output_dir` unless given)."""
     place = (layout.page(output_dir.absolute()) if page is None else page).parent
     kept = _kept(existing_text) if existing_text and existing_text.strip() else []
-    rows = [tables.row(entry) for entry in entries]
+    rows = [tables.row(entry) for entry in entries if not entry.archived]
+    archived = sum(entry.archived and entry.limit is None for entry in entries)
     whole = [row for row in rows if row.entry.limit is None]
     limited = [row for row in rows if row.entry.limit is not None]
     sections = [
         _Section("# Experiments"),
-        _Section(_RESULTS, _results(whole)),
+        _Section(_RESULTS, _results(whole, archived)),
         *([_Section("### Seeds", _seeds(seeds))] if (seeds := tables.seed_rows(whole)) else []),
         *([_Section("### Limited Runs", _limited(limited))] if limited else []),
         _Section("### Metrics Legend", _legend(rows)),
@@ -157,11 +158,12 @@ def _put_back(sections: list[_Section], kept: Iterable[tuple[str, list[str]]]) -
 # -- results ----------------------------------------------------------------------
 
 
-def _results(rows: Sequence[Row]) -> list[str]:
+def _results(rows: Sequence[Row], archived: int) -> list[str]:
+    hidden = ["", f"Archived and not shown: {archived} (`unsay status --archived`)."] if archived else []
     if not rows:
-        return ["", "No experiment yet. `unsay run FILE` starts the experiments of a file."]
+        return hidden or ["", "No experiment yet. `unsay run FILE` starts the experiments of a file."]
     header = _header(rows)
-    return ["", header, _ruler(header), *(_result_row(row, header) for row in rows)]
+    return ["", header, _ruler(header), *(_result_row(row, header) for row in rows), *hidden]
 
 
 def _header(rows: Sequence[Row]) -> str:

@@ -81,6 +81,7 @@ class Row:
             "notes": self.notes,
             "error": self.error,
             "problem": self.problem,
+            "archived": self.entry.archived,
         }
 
 

@@ -179,7 +179,7 @@ class Index:
         unread: list[str] = []
         for path, folder in known.items():
             try:
-                if path == "." or not folder.stamp or folder.stamp != _stamp(_status(f"{self._root}/{path}")):
+                if not folder.stamp or folder.stamp != _stamp(_status(f"{self._root}/{path}")):
                     other.append(path)
                 elif folder.record_stamp is not None and not self._is_read(folder, path):
                     unread.append(path)
@@ -256,7 +256,8 @@ class Index:
             inside, stamp = read.Inside(False, False, (), False), ""
             folder = _Folder("", problem=read.cannot_list(error))
         else:
-            folder = _Folder(stamp, inside.linked, inside.archived)
+            # The lab folder is always looked into: writing the index changes it.
+            folder = _Folder("" if path == "." else stamp, inside.linked, inside.archived)
         if inside.experiment:
             if before is not None and before.record_stamp is not None:
                 folder.record_stamp, folder.summary = before.record_stamp, before.summary
@@ -295,7 +296,7 @@ class Index:
         self._known[path] = after
         if before is None or _without_stamps(before) != _without_stamps(after):
             self._changed.add(path)
-        elif before != after and path != ".":  # writing the index changes the lab folder itself
+        elif before != after:
             self._restamped.add(path)
 
     def _forget_gone(self) -> None:
