@@ -68,7 +68,7 @@ class Sft:
             result,
             hashes=result.hashes | hashes,
             facts=result.facts | {"training": trained},
-            warnings=(*result.warnings, *guard.warnings()),
+            warnings=(*result.warnings, *guard.warnings(), *_changes(trained)),
         )
 
     def prepare(
@@ -92,6 +92,15 @@ class Sft:
     def export(self, folder: Path, out: Path, *, to: str, style: str) -> dict[str, Any]:
         """Write the rows below `folder` for another trainer; return what was written and what was refused."""
         return _rows.export_rows(folder, out, to=to, style=style)
+
+
+def _changes(trained: dict[str, Any]) -> tuple[str, ...]:
+    """Say what a resumed training went on with otherwise than it had begun: losses may differ in their last digits."""
+    found = []
+    for change in trained.get("changes", ()):
+        told = [f"{name} {values[1]} instead of {values[0]}" for name, values in change.items() if name != "step"]
+        found.append(f"training went on from step {change['step']} with {', '.join(told)}")
+    return tuple(found)
 
 
 def _is_trained(folder: Path, train_hash: str) -> bool:
