@@ -126,7 +126,6 @@ ONE_PLACE = {
         "evaluate/evaluate.py",
     },
     "peft": {"loading.py", "train/lora.py"},
-    "filelock": {"store/write.py"},
     "datasets": {"data/source.py"},
 }
 """Libraries that move: each is touched in these files only."""

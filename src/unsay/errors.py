@@ -6,7 +6,8 @@
     ├── ModelError            a model, adapter or tokenizer cannot be used
     ├── UndoError             a trace breaks the rules of undo
     ├── StoreError            a result folder cannot be read or written
-    │   └── LockedError       another process is writing this folder
+    │   ├── LockedError       another process is writing this folder
+    │   └── ClaimLostError    another process took over what this one was writing
     ├── TrainingError         training cannot go on
     └── EvaluationError       an evaluation cannot be trusted or cannot go on
         └── ServerError       a server that generates is not there, or does not give what is needed
@@ -51,6 +52,10 @@ class StoreError(UnsayError):
 
 class LockedError(StoreError):
     """Another process is writing this folder."""
+
+
+class ClaimLostError(StoreError):
+    """Another process took over the folder that this one was writing."""
 
 
 class TrainingError(UnsayError):

@@ -43,7 +43,7 @@ from unsay.importers import (
     yaml_mapping,
 )
 from unsay.records import Attempt, ExperimentRecord, ItemScores, MetricValue, next_id
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, write
 from unsay.store.read import Entry
 
 FORMAT = 1
@@ -382,7 +382,7 @@ def _same_model(one: str, other: str) -> bool:
 def _started(
     found: Found, originals: Sequence[Mapping[str, Any]], identity: str, id: str, notes: str
 ) -> ExperimentRecord:
-    owner = write.owner()
+    owner = claims.me()
     now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
     return ExperimentRecord(
         id=id,
@@ -396,7 +396,7 @@ def _started(
         spec={"settings": dict(found.settings)} if found.settings else {},
         notes=notes,
         limit=found.limit,
-        attempts=(Attempt(now, owner["host"], owner["pid"], owner["boot_id"]),),
+        attempts=(Attempt(now, owner.host, owner.pid, owner.boot_id),),
         imported={"tool": found.tool, "part": found.part, "files": [dict(each) for each in originals]},
     )
 

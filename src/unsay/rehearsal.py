@@ -217,9 +217,9 @@ def _small(options: Options) -> Options:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what the last rehearsal left; the lock stays."""
+    """Remove what the last rehearsal left; the claims stay."""
     for item in folder.iterdir():
-        if item.name in (layout.LOCK, layout.OWNER):
+        if item.name.startswith(layout.CLAIM_PREFIX):
             continue
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)

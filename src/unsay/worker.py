@@ -31,7 +31,7 @@ from unsay.identity import identity, spec
 from unsay.job import Event, Job, Report, Result
 from unsay.records import SCHEMA, Attempt, ExperimentRecord
 from unsay.redaction import redact, redact_output
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, write
 
 _WRITTEN_BELOW = (layout.DATA, layout.TRAIN)
 _WAIT_FOR_LOCK = 30.0
@@ -134,7 +134,7 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
 def _new_attempt(job: Job, log: Path | None) -> Attempt:
     import psutil
 
-    owner = write.owner()
+    owner = claims.me()
     log_name = None if log is None else os.path.relpath(log, job.result_folder)
     hardware = {
         "platform": platform.platform(),
@@ -152,9 +152,9 @@ def _new_attempt(job: Job, log: Path | None) -> Attempt:
         group |= {"training_processes": job.processes["num_processes"], "accelerate": kind}
     return Attempt(
         started=now(),
-        host=owner["host"],
-        pid=owner["pid"],
-        boot_id=owner["boot_id"],
+        host=owner.host,
+        pid=owner.pid,
+        boot_id=owner.boot_id,
         log=log_name,
         hardware=hardware | {"batch_size": job.batch_size} | group,
         versions=dict(_versions()),

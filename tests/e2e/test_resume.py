@@ -331,11 +331,11 @@ def curve(folder: Path) -> list[tuple[int, str, float]]:
 
 
 def on_disk(lab: Lab) -> dict[str, str]:
-    """Return the content of every file but the page and the locks."""
+    """Return the content of every file but the page."""
     return {
         path.relative_to(lab.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in lab.folder.rglob("*")
-        if path.is_file() and path.name not in (layout.PAGE, layout.LOCK)
+        if path.is_file() and path.name != layout.PAGE
     }
 
 

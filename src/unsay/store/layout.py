@@ -14,9 +14,13 @@ PROMPTS = "prompts.jsonl"
 PREDICTIONS = "generated_predictions.jsonl"
 METRICS = "metrics.json"
 SCORES = "scores.jsonl"
-LOCK = ".lock"
-OWNER = ".lock.json"
+# What generated which of the traces.
+ENGINES = "engines.jsonl"
+# Whoever is at work in a folder leaves a file of its own there; one that only reads a training, a shared one.
+CLAIM_PREFIX, SHARED = ".claim-", "shared-"
 HEARTBEAT = ".heartbeat"
+# Asks whoever carries the experiment out, on another machine, to stop.
+CANCEL = ".cancel"
 # Beside an experiment's record: it is hidden from lists and the page.
 ARCHIVED = ".archived"
 # In the lab folder: a copy for fast listing; delete it and it is made again.
@@ -78,5 +82,5 @@ def page(output_dir: Path) -> Path:
 
 def is_result_name(name: str) -> bool:
     """Say whether a file in an experiment folder belongs to its evaluation (and moves away with it)."""
-    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS, SCORES}
+    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS, SCORES, ENGINES}
     return name.removesuffix(TORN_SUFFIX) in fixed or name.startswith(("results_", "samples_"))

@@ -23,10 +23,8 @@ from typing import Any, Protocol, TypeVar
 from unsay.errors import StoreError
 from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, ItemScores, MetricValue, Prompt, Trace
 from unsay.store import layout
-from unsay.store.write import boot_id, hostname, is_sealed
-
-LOST_AFTER = 180.0
-"""Seconds without a sign of life after which a run on another machine counts as lost."""
+from unsay.store.claims import LOST_AFTER, boot_id, hostname
+from unsay.store.write import is_sealed
 
 _LIMITED = re.compile(re.escape(layout.LIMIT_PREFIX) + r"(\d+)")
 # Folders of an experiment that hold no further experiments; only skipped where there is an experiment.json, because

@@ -1,7 +1,7 @@
 """Writing results so that a crash at any moment loses nothing that was reported as written.
 
-Whole files are written beside and renamed; append-only files carry a checksum per line; one writer per folder. Knows
-nothing about what the files mean.
+Whole files are written beside and renamed; append-only files carry a checksum per line; one writer per folder, which
+stops when it finds that another one took over. Knows nothing about what the files mean.
 
     with write.lock(folder), write.Journal(layout.traces(folder)) as journal:
         journal.append(trace.to_json())
@@ -23,10 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from unsay.errors import LockedError, StoreError
+from unsay.errors import StoreError
 from unsay.records import ExperimentRecord
 from unsay.redaction import redacted
-from unsay.store import layout
+from unsay.store import claims, layout
 
 _LEFT_BEHIND = 600.0
 """Seconds after which a file without its name is not being written any more."""
@@ -65,6 +65,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            claims.check(path)
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -84,6 +85,7 @@ def filling(folder: Path) -> Iterator[Path]:
     """
     with _beside(folder) as temporary:
         yield temporary
+        claims.check(folder)
         for path in _synced(temporary):
             path.replace(folder / path.name)
         sync_folder(folder)
@@ -96,6 +98,7 @@ def completing(folder: Path) -> Iterator[Path]:
     with _beside(folder.parent) as temporary:
         yield temporary
         _synced(temporary)
+        claims.check(folder)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -165,6 +168,7 @@ def clear_unfinished(folder: Path) -> None:
 def append_text(path: Path, text: str) -> None:
     """Append to a file that others read while it grows: the whole text, or nothing and StoreError."""
     try:
+        claims.check(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             _append(descriptor, text.encode("utf-8"))
@@ -269,6 +273,7 @@ class Journal:
         self.path = path
         self._synced = time.monotonic()
         try:
+            claims.check(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
@@ -285,6 +290,7 @@ class Journal:
             raise StoreError(f"{self.path} was closed; open a new Journal to append to it")
         line = seal(obj)
         try:
+            claims.check(self.path)
             _append(self._descriptor, line)
             if time.monotonic() - self._synced >= SYNC_EVERY:
                 self.sync()
@@ -339,71 +345,20 @@ class Journal:
 # -- one writer per folder --------------------------------------------------------
 
 
-def boot_id() -> str:
-    """Return a name for the time since this machine was last started; process ids mean something only within it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        import psutil
-
-        return f"booted-{int(psutil.boot_time())}"
-
-
-def hostname() -> str:
-    return os.uname().nodename
-
-
-def owner() -> dict[str, Any]:
-    """Describe this process, so that another one can tell whether it is still there."""
-    import psutil
-
-    return {
-        "schema": 1,
-        "pid": os.getpid(),
-        "boot_id": boot_id(),
-        "host": hostname(),
-        "process_start": psutil.Process().create_time(),
-    }
-
-
 @contextmanager
-def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+def lock(folder: Path, *, wait: float = 0.0, shared: bool = False) -> Iterator[None]:
     """Be the only writer of a folder; raise LockedError, naming the holder, when that takes longer than `wait` seconds.
 
-    The operating system frees the lock when its holder dies, however it dies.
+    With `shared` it is only read, which others may do at the same time. `unsay.store.claims` says how long it holds.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / layout.LOCK, timeout=wait)
     try:
-        held.acquire()
-    except Timeout:
-        raise LockedError(_who_holds(folder)) from None
+        claim = claims.take(folder, wait=wait, shared=shared)
     except OSError as error:
-        raise cannot_write(folder / layout.LOCK, error) from error
+        raise cannot_write(folder, error) from error
     try:
-        write_json(folder / layout.OWNER, owner())
         yield
     finally:
-        with suppress(OSError):
-            (folder / layout.OWNER).unlink()
-        held.release()
-
-
-def _who_holds(folder: Path) -> str:
-    try:
-        holder = json.loads((folder / layout.OWNER).read_bytes())
-        pid, host = int(holder["pid"]), str(holder["host"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return (
-            f"another process is writing {folder} (it left no name yet). Wait a moment and run the same command again."
-        )
-    stop = f"or stop it with `kill {pid}`" if host == hostname() else f"or stop it on {host}"
-    return (
-        f"process {pid} on {host} is writing {folder}. "
-        f"Wait until it has finished (`unsay status` shows how far it is), {stop}; then run the same command again."
-    )
+        claim.release()
 
 
 def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
@@ -417,6 +372,7 @@ def supersede(folder: Path, names: Iterable[str], identity: str) -> Path | None:
     wanted = layout.superseded(folder, identity)
     target, count = wanted, 1
     try:
+        claims.check(folder)
         wanted.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:

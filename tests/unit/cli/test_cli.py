@@ -17,7 +17,7 @@ import unsay
 from tests.unit.lab import ARMS, make, make_lab
 from unsay import cli
 from unsay.report.markdown import END_KEEP, KEEP
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, write
 
 HEAVY = ("torch", "transformers", "lm_eval", "scipy", "peft", "datasets", "pandas")
 SOURCE = str(Path(unsay.__file__).parent.parent)
@@ -184,7 +184,7 @@ def test_status_of_a_running_experiment_shows_how_far_it_is(lab: Path, capsys: p
     folder = lab / ARMS[0].folder
     value = json.loads((folder / layout.EXPERIMENT).read_text())
     value["status"] = "running"
-    value["attempts"][0] |= {"host": write.owner()["host"], "pid": 2**22 - 1, "boot_id": write.boot_id()}
+    value["attempts"][0] |= {"host": claims.hostname(), "pid": 2**22 - 1, "boot_id": claims.boot_id()}
     write.write_json(folder / layout.EXPERIMENT, value)
     beat = {"schema": 1, "stage": "evaluate", "done": 412, "total": 1319, "so_far": {"value": 71.2, "stderr": 2.2}}
     write.write_json(folder / layout.HEARTBEAT, beat)
@@ -306,7 +306,7 @@ def test_a_note_on_a_limited_run_waits_for_whoever_writes_the_experiment(lab: Pa
     record = read.record(limited)
     assert record is not None
     assert record.notes == "x"
-    assert not (limited / layout.LOCK).exists()
+    assert not list(limited.glob(f"{layout.CLAIM_PREFIX}*"))
 
 
 # -- run --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.lab import ARMS, Arm, change_record, make, make_lab
 from unsay import cli
 from unsay.cli.status import FIRST
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, write
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,11 +81,11 @@ def test_the_first_screen_has_what_changed_last_and_says_what_it_leaves_out(
 def test_filters(lab: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], found: list[str]) -> None:
     folder = lab / ARMS[2].folder
     value = read.read_json(folder / layout.EXPERIMENT) | {"status": "running"}
-    value["attempts"][0] |= {"host": write.hostname(), "pid": 2**22 - 1, "boot_id": write.boot_id()}
+    value["attempts"][0] |= {"host": claims.hostname(), "pid": 2**22 - 1, "boot_id": claims.boot_id()}
     write.write_json(folder / layout.EXPERIMENT, value)
     folder = make(lab, Arm("EXP-020", method="sft", config="lora/live"))
     value = read.read_json(folder / layout.EXPERIMENT) | {"status": "running"}
-    value["attempts"][0] |= {"host": write.hostname(), "pid": os.getpid(), "boot_id": write.boot_id()}
+    value["attempts"][0] |= {"host": claims.hostname(), "pid": os.getpid(), "boot_id": claims.boot_id()}
     value["attempts"][0]["started"] = "2100-01-01T00:00:00+00:00"
     write.write_json(folder / layout.EXPERIMENT, value)
     assert shown(capsys, *arguments) == found

@@ -18,7 +18,7 @@ import pytest
 from tests.unit.lab import ARMS, Arm, make, make_lab, record_of
 from unsay.errors import StoreError
 from unsay.records import Attempt, ExperimentRecord
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, write
 
 
 def test_find_lists_ids_in_natural_order_then_those_without_id(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_heartbeat_without_progress_is_no_progress(tmp_path: Path, content: st
 
 def running(pid: int, *, host: str | None = None, boot: str | None = None, ago: float = 0) -> ExperimentRecord:
     started = (datetime.now().astimezone() - timedelta(seconds=ago)).isoformat()
-    attempt = Attempt(started, host or socket.gethostname(), pid, boot or write.boot_id())
+    attempt = Attempt(started, host or socket.gethostname(), pid, boot or claims.boot_id())
     return replace(record_of(ARMS[0]), status="running", attempts=(attempt,))
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.unit.lab import ARMS, record_of
 from unsay.errors import LockedError, StoreError
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, write
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -214,16 +214,16 @@ def test_a_lock_names_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path
         expected = rf"process {child.pid} on .* is writing .*`kill {child.pid}`"
         with pytest.raises(LockedError, match=expected), write.lock(tmp_path):
             pass
-        owner = json.loads((tmp_path / layout.OWNER).read_bytes())
-        assert owner["boot_id"] == write.boot_id()
     finally:
         child.kill()
         child.wait()
         assert child.stdout is not None
         child.stdout.close()
     with write.lock(tmp_path, wait=5):
-        assert json.loads((tmp_path / layout.OWNER).read_bytes())["pid"] == os.getpid()
-    assert not (tmp_path / layout.OWNER).exists()
+        holder = claims.holder(tmp_path)
+        assert holder is not None
+        assert holder.owner == claims.me()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_can_be_taken_again_and_again(tmp_path: Path) -> None:
