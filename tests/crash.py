@@ -136,10 +136,12 @@ def normalised_page(lab: Path) -> list[str]:
     return [_DAY.sub("DATE", _MOMENT.sub("TIME", line)) for line in kept]
 
 
-def results(lab: Path) -> dict[str, bytes]:
-    """Return what every experiment found, byte by byte; times in file names aside."""
+def results(lab: Path, *ids: str) -> dict[str, bytes]:
+    """Return what the experiments (all, unless some are named) found, byte by byte; times in file names aside."""
     found = {}
     for id, folder in folders(lab).items():
+        if ids and id not in ids:
+            continue
         record = read.record(folder)
         assert record is not None
         assert record.status == "completed", (id, record.attempts[-1].error)
