@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": BOTTOM | FILE | {"store", "preflight"},
     "preflight": BOTTOM | {"backend", "config", "lm_eval_files", "overrides"},
     "accelerate_file": BOTTOM,
+    "accounting": BOTTOM,
     "model_names": BOTTOM | {"config", "definitions", "store"},
     "planning": BOTTOM | {"config", "preflight", "store"},
     "estimate": BOTTOM | {"models", "planning"},
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BOTTOM | {"backend"},
     "prompts": BOTTOM | {"models"},
     "loading": BOTTOM | {"models", "store"},
-    "train": BOTTOM | {"loading", "store"},
+    "train": BOTTOM | {"accounting", "loading", "store"},
     "data": BOTTOM | {"augment", "config", "datasets", "definitions", "store"},
     "evaluate": BOTTOM
     | {
@@ -91,10 +92,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job": BOTTOM | {"config", "identity", "store"},
     "methods": BOTTOM
     | {"augment", "config", "data", "definitions", "engine", "evaluate", "identity", "job", "store", "train"}
-    | {"accelerate_file"},
-    "worker": BOTTOM | {"code_version", "executors", "identity", "job", "store"},
+    | {"accelerate_file", "accounting"},
+    "worker": BOTTOM | {"accounting", "code_version", "executors", "identity", "job", "store"},
     "executors": BOTTOM | {"job", "store", "worker"},
-    "runner": BOTTOM | {"config", "executors", "identity", "job", "report", "store"},
+    "interrupt": BOTTOM | {"executors"},
+    "runner": BOTTOM | {"config", "executors", "identity", "interrupt", "job", "report", "store"},
     # a plan in small; the models for it are made by a process of their own
     "rehearsal": BOTTOM
     | {"backend", "config", "estimate", "job", "models", "planning", "preflight", "runner", "store"},
@@ -125,6 +127,7 @@ ONE_PLACE = {
         "evaluate/lm_eval_tasks.py",
         "evaluate/evaluate.py",
     },
+    "pynvml": {"accounting.py"},
     "peft": {"loading.py", "train/lora.py"},
     "datasets": {"data/source.py"},
 }

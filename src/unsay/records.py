@@ -257,7 +257,7 @@ class MetricValue:
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        line = asdict(self)
+        line = dict(vars(self))
         if self.reason is None:
             del line["reason"]
         return line
@@ -283,6 +283,8 @@ class Attempt:
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds per stage (`data`, `train`, `evaluate`)."""
+    usage: dict[str, Any] = field(default_factory=dict)
+    """Per stage: tokens, GPU seconds, energy, highest memory, `reasons` of what is None; see `unsay.accounting`."""
     code: dict[str, Any] = field(default_factory=dict)
     """`commit` and `dirty` of this package (`unsay`) and of the experiment file's folder (`file`), where known."""
 

@@ -14,7 +14,6 @@ import platform
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from unsay import catalog, code_version
+from unsay.accounting import Meter, with_heartbeat
 from unsay.errors import UnsayError
 from unsay.executors import Outcome
 from unsay.identity import identity, spec
@@ -71,7 +71,9 @@ def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
 
 def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | None) -> tuple[ExperimentRecord, Outcome]:
     """Run the method; return the record as it must be written, and the outcome."""
-    observed = _Observed(report, job.result_folder)
+    observed = _Observed(
+        report, job.result_folder, record.attempts[-1], server=job.experiment.model.backend is not None
+    )
     try:
         with observed:
             method = catalog.plugin("methods", job.experiment.method)()
@@ -95,7 +97,7 @@ def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | Non
         outcome = Outcome("failed", redact(f"{type(error).__name__}: {error}"), log)
         sys.stderr.write(redact(traceback.format_exc()))
     last = replace(
-        record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, timings=observed.timings
+        record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, **observed.meter.end()
     )
     return replace(record, status=outcome.status, end=now(), attempts=(*record.attempts[:-1], last)), outcome
 
@@ -125,10 +127,17 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
         notes=(before.notes if before else "") or (main.notes if main else "") or experiment.notes,
         limit=job.limit,
         start=before.start if before and resumes and before.start else now(),
-        attempts=(*(before.attempts if before and before.identity == wanted else ()), _new_attempt(job, log)),
+        attempts=(*_earlier_attempts(folder, before, wanted), _new_attempt(job, log)),
     )
     write.write_json(folder / layout.EXPERIMENT, record.to_json())
     return record
+
+
+def _earlier_attempts(folder: Path, before: ExperimentRecord | None, wanted: str) -> tuple[Attempt, ...]:
+    """Return the attempts at this very result; what one that was killed took is known from its last sign of life."""
+    if before is None or before.identity != wanted:
+        return ()
+    return with_heartbeat(before.attempts, read.heartbeat(folder), ended=True)
 
 
 def _new_attempt(job: Job, log: Path | None) -> Attempt:
@@ -192,27 +201,26 @@ def now() -> str:
 
 
 class _Observed:
-    """Pass events on, add up the seconds of each stage, and leave a sign of life in the result folder.
+    """Pass events on, measure each stage, and leave a sign of life in the result folder.
 
-    The heartbeat file says how far the run is; a thread renews it, so that another machine can tell a long step from a
-    dead process. `timings` is complete after the `with` block.
+    The heartbeat file says how far the run is and what it took so far; a thread renews it, so that another machine can
+    tell a long step from a dead process. `meter` has everything after the `with` block.
     """
 
-    def __init__(self, report: Report, folder: Path) -> None:
-        self.timings: dict[str, float] = {}
+    def __init__(self, report: Report, folder: Path, attempt: Attempt, *, server: bool) -> None:
+        self.meter = Meter(server=server)
         self._report = report
+        self._attempt = attempt.started
         self._path = folder / layout.HEARTBEAT
         self._state: Event = {}
-        self._stage: str | None = None
-        self._since = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "stage":
-            self._close_stage()
-            self._stage, self._since = event["stage"], time.monotonic()
-        self._state = {key: value for key, value in event.items() if key != "event"}
+            self.meter.begin(event["stage"])
+        self.meter.count(event.get("spent", {}))
+        self._state = {key: value for key, value in event.items() if key not in ("event", "spent")}
         self._report(event)
 
     def __enter__(self) -> _Observed:
@@ -222,20 +230,15 @@ class _Observed:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._close_stage()
+        self.meter.end()
         self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while True:
-            write.write_json(self._path, {"schema": SCHEMA, "time": now()} | self._state)
+            beat = {"schema": SCHEMA, "time": now(), "attempt": self._attempt, **self.meter.so_far()}
+            write.write_json(self._path, beat | self._state)
             if self._ended.wait(_HEARTBEAT_EVERY):
                 return
-
-    def _close_stage(self) -> None:
-        if self._stage is not None:
-            spent = self.timings.get(self._stage, 0.0) + time.monotonic() - self._since
-            self.timings[self._stage] = round(spent, 3)
-        self._stage = None
 
 
 def _end(report: Report, outcome: Outcome) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from unsay.redaction import redacted
 from unsay.settings import Decode, Prompting
 from unsay.store import layout, read, write
 
-Progress = Callable[[int, int, MetricValue | None], None]
-"""Called with the answers finished, all answers, and the strict exact match of the finished ones (None before any)."""
+Progress = Callable[[int, int, MetricValue | None, Mapping[str, int]], None]
+"""Called with the answers finished, all answers, the strict exact match of the finished ones (None before any), and the
+tokens that this run has read, written and taken back."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
     )
     result = evaluate(
         evaluation,
-        lambda done, total, so_far: report(
+        lambda done, total, so_far, spent: report(
             {
                 "event": "progress",
                 "stage": "evaluate",
                 "done": done,
                 "total": total,
                 "so_far": None if so_far is None else {"value": so_far.value, "stderr": so_far.stderr},
+                "spent": dict(spent),
             }
         ),
     )
@@ -151,6 +153,8 @@ class Answers:
         self._model: Any = None
         self._labels: dict[Key, str] = {}
         self._scored: dict[Key, float | None] = {}
+        self.spent = {"tokens_read": 0, "tokens_written": 0, "tokens_taken_back": 0}
+        """What the answers of this run took."""
 
     def __call__(self, items: Sequence[PromptItem]) -> list[str]:
         """Return the visible text of every answer, in the order of `items`."""
@@ -263,6 +267,7 @@ class Answers:
                 )
                 journal.append(trace.to_json())
                 done[key] = trace
+                self._count(finished.request, trace)
                 self._tell(done)
 
     def _tell(self, done: dict[Key, Trace]) -> None:
@@ -273,7 +278,12 @@ class Answers:
                 self._scored[key] = self._exact_match.items([sample])[STRICT][0]
         scores = [score for score in self._scored.values() if score is not None]
         so_far = None if not scores else metrics.share(scores, STRICT)
-        self._progress(len(done), len(self.prompts), so_far)
+        self._progress(len(done), len(self.prompts), so_far, self.spent)
+
+    def _count(self, request: engine.Request, trace: Trace) -> None:
+        self.spent["tokens_read"] += len(request.prompt_ids)
+        self.spent["tokens_written"] += trace.counts.sampled
+        self.spent["tokens_taken_back"] += trace.counts.popped
 
 
 def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unsay.accounting import spent_here
 from unsay.config import Experiment
 from unsay.data import build
 from unsay.errors import TrainingError
@@ -38,6 +39,13 @@ def train_here(
 ) -> None:
     """Train, going on from an unfinished training; `unsay.train.sft` says what comes out and what is raised."""
     experiment = job.experiment
+    spent: dict[str, Any] = {"tokens_read": 0}
+
+    def count(tokens: int) -> None:
+        spent["tokens_read"] += tokens
+        if group.count > 1:  # the process that started the group sees none of this by itself
+            spent.update(spent_here(group.count))
+
     train(
         build.load_rows(job.train_folder),
         model_path=experiment.model.path,
@@ -51,8 +59,9 @@ def train_here(
         device=base.device,
         trust_remote_code=experiment.model.trust_remote_code,
         progress=lambda step, total, loss: report(
-            {"event": "progress", "stage": "train", "done": step, "total": total, "loss": loss}
+            {"event": "progress", "stage": "train", "done": step, "total": total, "loss": loss, "spent": dict(spent)}
         ),
+        count=count,
         group=group,
         memory=memory,
     )

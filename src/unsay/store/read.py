@@ -181,7 +181,7 @@ def _wrong_in_attempt(attempt: Attempt) -> list[str]:
     kinds: dict[str, type | tuple[type, ...]] = {
         **dict.fromkeys(("started", "host", "boot_id"), str),
         **dict.fromkeys(("ended", "outcome", "error", "log"), (str, type(None))),
-        **dict.fromkeys(("hardware", "versions", "timings", "code"), dict),
+        **dict.fromkeys(("hardware", "versions", "timings", "usage", "code"), dict),
         "pid": int,
     }
     wrong = [name for name, kind in kinds.items() if not isinstance(getattr(attempt, name), kind)]
@@ -408,12 +408,21 @@ def order(entry: Named) -> tuple[Any, ...]:
 
 def progress(folder: Path) -> Progress | None:
     """Read how far a running experiment is from its heartbeat file; None where it has not said anything yet."""
+    beat = heartbeat(folder)
     try:
-        beat = json.loads((folder / layout.HEARTBEAT).read_bytes())
         so_far = beat.get("so_far") or {}
         return Progress(beat["stage"], int(beat["done"]), beat["total"], so_far.get("value"), so_far.get("stderr"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def heartbeat(folder: Path) -> dict[str, Any]:
+    """Read the last sign of life of a run; empty where there is none."""
+    try:
+        beat = json.loads((folder / layout.HEARTBEAT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return beat if isinstance(beat, dict) else {}
 
 
 def liveness(record: ExperimentRecord, folder: Path | None = None) -> str | None:

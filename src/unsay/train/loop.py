@@ -17,9 +17,7 @@ import hashlib
 import json
 import math
 import random
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +27,7 @@ from typing import Any
 
 import torch
 
+from unsay.accounting import host_peak
 from unsay.errors import TrainingError
 from unsay.settings import Training
 from unsay.store import layout, write
@@ -123,6 +122,8 @@ class Loop:
     key: str
     bf16: bool = False
     progress: Progress | None = None
+    count: Callable[[int], None] | None = None
+    """Called after every step with the tokens that the model has computed in it."""
     group: Group = ALONE
     memory: Mapping[str, Any] = field(default_factory=dict)
     """What a `StartAgainError` said about the memory there is, from a start before this one."""
@@ -238,7 +239,10 @@ class Loop:
             ) from error
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.tokens += sum(trace.tokens for trace in traces)
+        computed = sum(trace.tokens for trace in traces)
+        self.tokens += computed
+        if self.count is not None:
+            self.count(computed)
         return loss, norm
 
     def batches(self, examples: Sequence[Supervised]) -> Iterator[Batch]:
@@ -570,10 +574,7 @@ def _recompute(model: Any) -> None:
 
 def _peak_memory(device: str) -> int:
     """Return the most bytes in use: of the device, or of this process where it computes in ordinary memory."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return int(torch.cuda.max_memory_allocated()) if device.startswith("cuda") else host_peak()
 
 
 def _without_loss(example: Supervised) -> Supervised:

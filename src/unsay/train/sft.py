@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,13 @@ def train(
     trust_remote_code: bool = False,
     group: Group = ALONE,
     memory: Mapping[str, Any] | None = None,
+    count: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Fine-tune, save, and check what was saved; see the module. Raise TrainingError when the result cannot be trusted.
 
     `table` holds the control tokens of `tokenizer`. `progress` is called after every optimiser step with the step, the
-    number of steps and the loss. A second call with the same arguments goes on from the newest checkpoint in `out`.
+    number of steps and the loss, `count` before it with the tokens of the step. A second call with the same arguments
+    goes on from the newest checkpoint in `out`.
 
     In a `group` of processes each one calls this; the first writes and checks, and only it has `results` to return.
     Where a sharded one runs out of memory, StartAgainError says with which `memory` to call this in new processes.
@@ -113,6 +115,7 @@ def train(
         key=_key(traces, training, undo, seed, model_path, revision, table),
         bf16=dtype_of(training, device) == "bfloat16",
         progress=progress,
+        count=count,
         group=group,
         memory=memory or {},
     )
