@@ -126,14 +126,15 @@ def folders(lab: Path) -> dict[str, Path]:
 # -- equal to an undisturbed run ----------------------------------------------------------------------------------
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d[:-]\d\d[:-]\d\d(\.\d+)?(%2B|[+-])?(\d\d:?\d\d)?")
+_LOG = re.compile(r", \[log\]\([^)]*\)")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def normalised_page(lab: Path) -> list[str]:
-    """Return the page without what a kill may change: times, dates, and the line about attempts."""
+    """Return the page without what a kill may change: times, dates, the lines about attempts, the last one's log."""
     lines = (lab / layout.PAGE).read_text(encoding="utf-8").split("\n")
-    kept = [line for line in lines if not line.startswith("- **Last attempt**")]
-    return [_DAY.sub("DATE", _MOMENT.sub("TIME", line)) for line in kept]
+    kept = [line for line in lines if not line.startswith(("- **Last attempt**", "- **Took**"))]
+    return [_DAY.sub("DATE", _MOMENT.sub("TIME", _LOG.sub("", line))) for line in kept]
 
 
 def results(lab: Path, *ids: str) -> dict[str, bytes]:

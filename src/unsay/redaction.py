@@ -25,7 +25,8 @@ SHORTEST = 8
 """Characters of a value that counts as a secret: a shorter one stands in too many texts by chance."""
 
 _NAME = re.compile(r"(?:^|_)(?:API)?(?:TOKEN|KEY|SECRET|PASSPHRASE|CREDENTIAL)S?(?:_ID)?$|PASSWORD$|PASSWD$", re.I)
-_ADDRESS = re.compile(r"(?<=://)[^\s/?#\"'<>\\]*@")
+# One slash is what becomes of an address that was taken for a path.
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]+:/{1,2})([^\s/?#\"'<>\\]*)@", re.I)
 _PARAMETER = re.compile(
     r"([?&;][\w.-]*(?:token|key|secret|passw(?:or)?d|signature|credential|auth)[\w.-]*=)[^&;#\s\"'<>\\]+", re.I
 )
@@ -69,7 +70,7 @@ def found_in(text: str, known: Mapping[str, str]) -> str | None:
                 f"holds the value of the environment variable {name}, by its name a secret, which would be written "
                 "down with the results; take it out, or give the variable another name"
             )
-    if any(match[0] != "git@" for match in _ADDRESS.finditer(text)) or _PARAMETER.search(text):
+    if any(match[2] != "git" for match in _ADDRESS.finditer(text)) or _PARAMETER.search(text):
         return (
             "holds a password in an address, which would be written down with the results; take it out (HF_TOKEN and "
             "~/.netrc are read without being written down)"
@@ -84,7 +85,7 @@ def _redact(text: str, forms: Iterable[str]) -> str:
         if form in text:
             text = text.replace(form, REDACTED)
     if "@" in text:
-        text = _ADDRESS.sub(f"{REDACTED}@", text)
+        text = _ADDRESS.sub(rf"\1{REDACTED}@", text)
     if "=" in text:
         text = _PARAMETER.sub(rf"\1{REDACTED}", text)
     return _KNOWN.sub(REDACTED, _HEADER.sub(rf"\1{REDACTED}", text))

@@ -70,6 +70,7 @@ def test_a_text_without_secrets_is_left_as_it_is(text: str) -> None:
         ("{'Authorization': 'Bearer abcdefgh.ijk'}", "{'Authorization': 'Bearer [redacted]'}"),
         ("token hf_abcdefghijklmnopqrstuvwxyz is invalid", "token [redacted] is invalid"),
         ("Basic training of bearer bonds", "Basic training of bearer bonds"),
+        ("no /data/https:/me:pw@host/x there", "no /data/https:/[redacted]@host/x there"),
         ("https://host/@user/page, 3 @ 5", "https://host/@user/page, 3 @ 5"),
     ],
 )
