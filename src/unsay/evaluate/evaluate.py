@@ -19,6 +19,7 @@ from unsay.data.source import Source
 from unsay.errors import EvaluationError, StoreError
 from unsay.evaluate import task_scores
 from unsay.evaluate.batch_check import check_batch
+from unsay.evaluate.engines import CHECKED, Engines
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
 from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_config
 from unsay.evaluate.serving import engine_of
@@ -104,6 +105,7 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
     samples = _samples(lines, answers.traces)
     scores = _scores(config, reading, lines, results["results"][task], samples)
     prompts = _prompt_report(evaluation, config, lines, samples, answers)
+    changes = answers.engines.changes(len(answers.traces))
     files = _write_lm_eval_files(results, evaluation.folder)
     write.write_bytes(
         evaluation.folder / layout.PREDICTIONS,
@@ -130,10 +132,11 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
             "prompts": prompts.to_json(),
             "stops_in_retracted": sum(trace.stop_in_raw for trace in answers.traces),
             "undo_table": evaluation.opened.table.to_json(),
-            "engine": answers.engine,
+            "engine": answers.engines.facts,
         }
+        | ({} if not changes else {"engine_changes": {"answers": changes, "generated_again": answers.engines.checked}})
         | ({} if checked is None else {"batch_check": checked}),
-        warnings=(*prompts.warnings(), *_batch_warnings(checked)),
+        warnings=(*prompts.warnings(), *answers.engines.remark(len(answers.traces)), *_batch_warnings(checked)),
     )
 
 
@@ -147,8 +150,8 @@ class Answers:
         self.prompts: list[Prompt] = []
         self.traces: list[Trace] = []
         self.eval_hash = ""
-        self.engine: dict[str, Any] = {}
-        """What the answers of this run were generated with; empty where there were none left to generate."""
+        self.engines: Engines
+        """What the answers were generated with, by this run and by earlier ones."""
         self._items: Sequence[PromptItem] = ()
         self._model: Any = None
         self._labels: dict[Key, str] = {}
@@ -175,6 +178,7 @@ class Answers:
             dtype=evaluation.opened.dtype,
         )
         done = self._resume()
+        self.engines = Engines(evaluation.folder, self.eval_hash, asked=_surroundings(evaluation))
         write.write_bytes(
             evaluation.folder / layout.PROMPTS, b"".join(write.seal(prompt.to_json()) for prompt in self.prompts)
         )
@@ -208,7 +212,7 @@ class Answers:
         found = list(read.traces(folder))
         stale = [trace for trace in found if trace.eval_hash != self.eval_hash]
         if stale:
-            write.supersede(folder, [layout.TRACES, layout.PROMPTS], stale[0].eval_hash)
+            write.supersede(folder, [layout.TRACES, layout.PROMPTS, layout.ENGINES], stale[0].eval_hash)
             return {}
         return {trace.key: trace for trace in found if wanted.get(trace.key) == trace.prompt_sha256}
 
@@ -242,13 +246,15 @@ class Answers:
         evaluation, opened = self._evaluation, self._evaluation.opened
         hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
         requests = [self._request(item, prompt) for item, prompt in missing]
+        first = len(done)
         with (
             write.Journal(evaluation.folder / layout.TRACES) as journal,
             engine_of(opened, self._options(), evaluation.folder) as generator,
         ):
             self._model = generator.model if isinstance(generator, engine.Engine) else None
-            self.engine = generator.facts
             for finished in generator.generate(requests):
+                if len(done) == first:
+                    self.engines.begin(first, generator.facts)
                 key = finished.request.key
                 trace = Trace(
                     key=key,
@@ -269,6 +275,23 @@ class Answers:
                 done[key] = trace
                 self._count(finished.request, trace)
                 self._tell(done)
+            self.engines.begin(first, generator.facts)
+            if isinstance(generator, engine.Engine):
+                self._generate_again(generator, list(done.values())[:first])
+
+    def _generate_again(self, generator: engine.Engine, earlier: Sequence[Trace]) -> None:
+        """Generate some of the earlier answers as the present ones were, if that was otherwise; count what differs."""
+        otherwise = self.engines.otherwise(len(earlier))
+        if not otherwise:
+            return
+        count = min(self._evaluation.check_batch or CHECKED, len(otherwise))
+        chosen = {
+            trace.key: trace.ids for trace in (earlier[at] for at in otherwise[:: len(otherwise) // count][:count])
+        }
+        pairs = zip(self._items, self.prompts, strict=True)
+        requests = [self._request(item, prompt) for item, prompt in pairs if prompt.key in chosen]
+        found = {finished.request.key: finished.ids for finished in generator.generate(requests)}
+        self.engines.note_check(count, sorted(key.doc_id for key, ids in chosen.items() if found[key] != ids))
 
     def _tell(self, done: dict[Key, Trace]) -> None:
         """Report how far it is, and how good the finished answers are."""
@@ -284,6 +307,19 @@ class Answers:
         self.spent["tokens_read"] += len(request.prompt_ids)
         self.spent["tokens_written"] += trace.counts.sampled
         self.spent["tokens_taken_back"] += trace.counts.popped
+
+
+def _surroundings(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what may change the last digits of a number, besides what an engine says of itself."""
+    import torch
+    import transformers
+
+    if evaluation.opened.backend is not None:
+        return {"batch_size": evaluation.batch_size}
+    on_gpu = evaluation.opened.device.startswith("cuda")
+    processor = torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability()
+    libraries = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
+    return {"batch_size": evaluation.batch_size, "processor": processor, "libraries": libraries}
 
 
 def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:

@@ -132,6 +132,8 @@ class Loop:
     history: list[dict[str, Any]] = field(default_factory=list)
     micro_batch: int = 0
     resumed_from: int = 0
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """Steps from which on it went on otherwise than before: [before, then] of what changed."""
     recompute: bool = False
     """Whether activations are computed again on the way back: slower, the same numbers, less memory."""
     out_of_memory: list[dict[str, Any]] = field(default_factory=list)
@@ -469,6 +471,7 @@ class Loop:
             "recompute": self.recompute,
             "out_of_memory": self.out_of_memory,
             "resumed_from": self.resumed_from,
+            "changes": self.changes,
         }
 
     def end(self) -> None:
@@ -504,6 +507,8 @@ class Loop:
                 "recompute": self.recompute,
                 "out_of_memory": self.out_of_memory,
                 "best": self.best,
+                "machine": self.machine(),
+                "changes": self.changes,
                 "tokens": self.tokens,
                 "elapsed": self.elapsed,
             }
@@ -511,6 +516,22 @@ class Loop:
         for other, _ in self.checkpoints():
             if other != folder:
                 shutil.rmtree(other)
+
+    def machine(self) -> dict[str, Any]:
+        """Return what may change the last digits of a number, and nothing more."""
+        return {
+            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device,
+            "processes": self.group.count,
+            "micro_batch": self.micro_batch,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+
+    def note_changes(self, state: Mapping[str, Any]) -> None:
+        """Note what is otherwise now than when a checkpoint was written."""
+        before, now = state.get("machine") or {}, self.machine()
+        changed = {name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]}
+        self.changes = [*state.get("changes", ()), *([{"step": state["step"], **changed}] if changed else [])]
 
     def checkpoints(self) -> list[tuple[Path, dict[str, Any]]]:
         """Return the complete checkpoints of this very training, oldest first."""
@@ -542,6 +563,7 @@ class Loop:
         self.losses, self.history = state["losses"], state["history"]
         if len(state["out_of_memory"]) > len(self.out_of_memory):
             self.remember(state)
+        self.note_changes(state)
         self.best, self.tokens, self.earlier = state["best"], state["tokens"], state["elapsed"]
 
 
