@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importing": BOTTOM | {"foreign_scores", "handkept_page", "identity", "importers", "store"},
     # results
     "store": BOTTOM,
-    "report": BOTTOM | {"metrics", "prompt_checks", "store"},
+    "report": BOTTOM | {"accounting", "metrics", "prompt_checks", "store"},
     # computing
     "engine": BOTTOM | {"backend"},
     "prompts": BOTTOM | {"models"},

@@ -26,6 +26,7 @@ HIGHEST = ("peak_memory_bytes", "peak_gpu_memory_bytes")
 
 NO_GPU = "no GPU was used"
 NOT_INSTALLED = "nvidia-ml-py is not installed (`pip install nvidia-ml-py`)"
+NOT_MEASURED = "not measured"
 OF_A_SERVER = "a server answered, whose GPUs are not seen from here"
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -292,7 +293,7 @@ def total(attempts: Sequence[Attempt]) -> dict[str, Any]:
 def _known(usage: Any) -> dict[str, Any]:
     """Return a stage's usage as far as it is what this module writes."""
     if not isinstance(usage, dict):
-        return {"reasons": {name: "not measured" for name in (*SUMMED, *HIGHEST) if name != "seconds"}}
+        return {"reasons": {name: NOT_MEASURED for name in (*SUMMED, *HIGHEST) if name != "seconds"}}
     known = {name: value for name in (*SUMMED, *HIGHEST) if isinstance(value := usage.get(name), int | float)}
     reasons = usage.get("reasons")
     return known | {"reasons": reasons if isinstance(reasons, dict) else {}}

@@ -40,14 +40,15 @@ def command(
 
 
 def _show_experiment(entry: Entry, record: ExperimentRecord, as_json: bool) -> None:
-    from unsay.report import prompt, tables
+    from unsay.report import costs, prompt, tables
 
     row = tables.row(entry)
     first = prompt.first_prompt(entry)
     if as_json:
         metrics = {name: value.to_json() for name, value in row.metrics.items()}
         shown_first = None if first is None else asdict(first)
-        _lab.print_json({**record.to_json(), "folder": str(entry.folder), "metrics": metrics, "prompt_0": shown_first})
+        more = {"folder": str(entry.folder), "metrics": metrics, "prompt_0": shown_first, "took": costs.of(entry)}
+        _lab.print_json({**record.to_json(), **more})
         return
     from unsay.report import terminal
 
@@ -71,7 +72,7 @@ def _show_experiment(entry: Entry, record: ExperimentRecord, as_json: bool) -> N
 
 
 def _facts(row: Row, record: ExperimentRecord) -> list[tuple[str, str]]:
-    from unsay.report import prompt, terminal
+    from unsay.report import costs, prompt, terminal
 
     found = [
         ("method", f"{record.method} {terminal.config_of(row)}, seed {record.seed}"),
@@ -81,6 +82,7 @@ def _facts(row: Row, record: ExperimentRecord) -> list[tuple[str, str]]:
         ("folder", str(row.entry.folder)),
         ("identity", record.identity),
         ("prompts", "; ".join(prompt.counts(record))),
+        *(("took" if at == 0 else "", text) for at, text in enumerate(costs.lines(row.entry))),
         ("notes", record.notes),
     ]
     found += [("warning", warning) for warning in record.warnings]

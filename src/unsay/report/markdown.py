@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from unsay.errors import StoreError
 from unsay.records import Attempt, ExperimentRecord, MetricValue
-from unsay.report import numbers, prompt, tables
+from unsay.report import costs, numbers, prompt, tables
 from unsay.report.escape import html, shortened
 from unsay.report.escape import markdown as esc
 from unsay.report.names import COLUMNS, in_order, label
@@ -359,6 +359,7 @@ def _details(row: Row, place: Path) -> list[str]:
         ("Prompts", esc("; ".join(prompt.counts(record)))),
         ("Made by", esc(str(record.imported.get("tool"))) if record.imported is not None else ""),
         ("Last attempt", _attempt(record.attempts, elsewhere=record.imported is not None)),
+        ("Took", esc("; ".join(costs.lines(row.entry)))),
         ("Error", esc(shortened(row.error, 600)) if row.error else ""),
         ("Problem", esc(row.problem) if row.problem else ""),
         *(("Warning", esc(warning)) for warning in record.warnings),

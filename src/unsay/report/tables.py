@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unsay.errors import StoreError
 from unsay.records import ExperimentRecord, MetricValue
-from unsay.report import differing, numbers
+from unsay.report import costs, differing, numbers
 from unsay.report.differing import flat as flat
 from unsay.report.names import ALWAYS_SHOWN, COLUMNS, is_undo_measure, label
 from unsay.report.names import BLEU as BLEU
@@ -82,6 +82,7 @@ class Row:
             "error": self.error,
             "problem": self.problem,
             "archived": self.entry.archived,
+            "took": costs.of(self.entry),
         }
 
 
