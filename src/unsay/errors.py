@@ -9,6 +9,7 @@
     │   ├── LockedError       another process is writing this folder
     │   └── ClaimLostError    another process took over what this one was writing
     ├── TrainingError         training cannot go on
+    │   └── ProcessLostError  one of several training processes was killed
     └── EvaluationError       an evaluation cannot be trusted or cannot go on
         └── ServerError       a server that generates is not there, or does not give what is needed
 
@@ -62,9 +63,32 @@ class TrainingError(UnsayError):
     """Training cannot go on."""
 
 
+class ProcessLostError(TrainingError):
+    """One of the processes of a training was killed from outside."""
+
+
 class EvaluationError(UnsayError):
     """An evaluation cannot be trusted or cannot go on."""
 
 
 class ServerError(EvaluationError):
     """A server that generates answers is not there, or does not give what is needed."""
+
+
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+_PASSING_NAMES = {"ConnectionError", "Timeout", "TransportError", "OutOfMemoryError"}
+"""What libraries call their errors, which are not imported here."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether trying again may help: memory, the operating system, a connection, a server, a killed process.
+
+    A mistake in a file, in data or in a model stays one. An error of ours counts as what caused it.
+    """
+    if isinstance(error, MemoryError | ServerError | ProcessLostError | TimeoutError):
+        return True
+    if "out of memory" in str(error).lower() or _PASSING_NAMES & {kind.__name__ for kind in type(error).__mro__}:
+        return True
+    if isinstance(error, UnsayError):
+        return error.__cause__ is not None and may_pass(error.__cause__)
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, _LASTING)

@@ -64,11 +64,15 @@ class Job:
         return self.output_dir / (self.experiment.train_folder or self.experiment.folder)
 
     @property
-    def locked_folders(self) -> tuple[Path, ...]:
-        """The folders this job writes, or reads a training of."""
+    def written_folders(self) -> tuple[Path, ...]:
+        """The folders this job must be the only one to write."""
+        return tuple(sorted({self.folder, self.train_folder}))
+
+    @property
+    def read_folders(self) -> tuple[Path, ...]:
+        """The folders whose training this job reads: nobody may write them meanwhile."""
         trained = self.experiment.model.experiment
-        read_from = () if trained is None else (self.output_dir / trained,)
-        return tuple(sorted({self.folder, self.train_folder, *read_from}))
+        return () if trained is None else (self.output_dir / trained,)
 
     def is_done(self) -> bool:
         """Say whether a finished result with this very identity (and number format, if one was asked for) is there."""

@@ -545,6 +545,9 @@ class _Seen:
             self.current[experiment.folder] = event["stage"]
         self.watcher.event(experiment, event)
 
+    def later(self, experiment: Experiment, why: str) -> None:
+        self.watcher.later(experiment, why)
+
     def ended(self, ended: Ended) -> None:
         self._close(ended.experiment)
         if ended.status == "completed":

@@ -1,24 +1,31 @@
 """Carry out a plan: give experiments their ids, skip what is finished, hand the rest to an executor, keep the page.
 
+Several runs share the work of a lab: what another one is at is looked at again later, what it ended is not done again.
 Imports nothing heavy: the computing happens in the processes that executors start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from unsay import catalog
 from unsay.config import Experiment, Plan
-from unsay.errors import ConfigError, UnsayError
-from unsay.executors import Executor
+from unsay.errors import ConfigError, LockedError, UnsayError
+from unsay.executors import Executor, Outcome
 from unsay.identity import identity, spec
+from unsay.interrupt import Interrupt
 from unsay.job import Event, Job
 from unsay.records import ExperimentRecord, next_id
 from unsay.report.markdown import write_page
-from unsay.store import layout, read, write
+from unsay.store import claims, layout, read, stopping, write
+
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at what others are at, when there is nothing else to do."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +43,22 @@ class Options:
     """An accelerate config (`unsay.accelerate_file`) for trainings with several processes."""
     rehearsal: bool = False
     """Nothing of the run is kept; see `Job.rehearsal`."""
+    retries: int = 0
+    """How often an experiment is tried again whose failure may pass (`unsay.errors.may_pass`)."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How one experiment of a run ended. `status` is completed, skipped, failed or cancelled."""
+    """How one experiment of a run ended. `status` is completed, skipped, failed or cancelled.
+
+    `elsewhere` says that another run did it meanwhile, or that it was cancelled meanwhile.
+    """
 
     experiment: Experiment
     status: str
     error: str | None = None
     log: Path | None = None
+    elsewhere: bool = False
 
 
 class Watcher(Protocol):
@@ -55,31 +68,150 @@ class Watcher(Protocol):
 
     def event(self, experiment: Experiment, event: Event) -> None: ...
 
+    def later(self, experiment: Experiment, why: str) -> None: ...
+
     def ended(self, ended: Ended) -> None: ...
 
 
 def run(plan: Plan, chosen: Sequence[Experiment], options: Options, watcher: Watcher) -> list[Ended]:
     """Carry out the chosen experiments one after another; one that fails does not stop the next.
 
-    Ctrl-C asks the running one to stop and ends the run; what is finished stays.
+    What another run is at comes later, when that one has ended, in whatever way. SIGTERM, SIGHUP and Ctrl-C ask the
+    running experiment to stop and end the run; what is finished stays.
     """
     executor: Executor = catalog.plugin("executors", options.executor)()
     write_page(plan.output_dir)  # a page that must not be overwritten is found before anything is written
     experiments = _with_ids(plan, chosen)
-    outcomes: list[Ended] = []
-    for experiment in experiments:
-        job = job_of(plan, experiment, options)
+    with Interrupt() as interrupt:
+        return _Run(plan, options, executor, watcher, interrupt).all(experiments)
+
+
+class _Run:
+    """One run of a plan, and what it knows of other runs on the same lab."""
+
+    def __init__(
+        self, plan: Plan, options: Options, executor: Executor, watcher: Watcher, interrupt: Interrupt
+    ) -> None:
+        self._plan = plan
+        self._options = options
+        self._executor = executor
+        self._watcher = watcher
+        self._interrupt = interrupt
+        self._known: dict[Path, tuple[str, int]] = {}
+        """How the records were when this run last looked: what differs is somebody else's doing."""
+        self._tries: dict[str, int] = {}
+        self._said: dict[str, str] = {}
+
+    def all(self, experiments: Sequence[Experiment]) -> list[Ended]:
+        jobs = [job_of(self._plan, experiment, self._options) for experiment in experiments]
+        self._known = {folder: _state(folder) for job in jobs for folder in (job.folder, job.result_folder)}
+        outcomes: dict[str, Ended] = {}
+        waiting = jobs
+        while waiting:
+            later: list[Job] = []
+            for job in waiting:
+                ended = self._one(job, {each.experiment.folder for each in later})
+                if ended is None:
+                    later.append(job)
+                else:
+                    outcomes[job.experiment.folder] = ended
+                    self._watcher.ended(ended)
+                    self._write_page()
+                if self._interrupt.asked:
+                    return list(outcomes.values())
+            if len(later) == len(waiting):
+                time.sleep(_LOOK_AGAIN)
+            waiting = later
+        return [outcomes[job.experiment.folder] for job in jobs if job.experiment.folder in outcomes]
+
+    def _one(self, job: Job, later: Collection[str]) -> Ended | None:
+        """Carry out one experiment; None where it has to wait: for another run, or to be tried again."""
+        experiment = job.experiment
+        meanwhile = self._meanwhile(job)
+        if meanwhile is not None:
+            return meanwhile
         if job.is_done():
-            ended = Ended(experiment, "skipped")
-        else:
-            watcher.started(experiment)
-            ended = _carry_out(executor, job, watcher)
-        outcomes.append(ended)
-        watcher.ended(ended)
-        write_page(plan.output_dir)
-        if ended.status == "cancelled":
-            break
-    return outcomes
+            return Ended(experiment, "skipped")
+        if experiment.model.experiment in later:  # its training is not there yet
+            return None
+        busy = _at_work(job)
+        if busy is not None:
+            self._later(experiment, busy)
+            return None
+        self._watcher.started(experiment)
+        outcome = self._carry_out(job)
+        if outcome.status == "busy":
+            self._later(experiment, outcome.error or "")
+            return None
+        self._known[job.result_folder] = _state(job.result_folder)
+        if outcome.status == "failed" and outcome.may_pass and not self._interrupt.asked:
+            tried = self._tries[experiment.folder] = self._tries.get(experiment.folder, 0) + 1
+            if tried <= self._options.retries:
+                again = f"tried again later ({tried} of {self._options.retries})"
+                self._later(experiment, f"failed: {outcome.error}; {again}")
+                return None
+        return Ended(experiment, outcome.status, outcome.error, outcome.log)
+
+    def _meanwhile(self, job: Job) -> Ended | None:
+        """Return how an experiment ended that another run ended, or a person, since this one last looked."""
+        changed = [
+            folder for folder in (job.result_folder, job.folder) if _state(folder) != self._known.get(folder, _NOTHING)
+        ]
+        for folder in changed:
+            record = read.record(folder)
+            if record is not None and record.status == "cancelled":
+                error = record.attempts[-1].error if record.attempts else "cancelled with `unsay cancel`"
+                return Ended(job.experiment, "cancelled", error, elsewhere=True)
+        record = read.record(job.result_folder) if job.result_folder in changed else None
+        if record is None or not record.attempts:
+            return None
+        if replace(job, force=False).is_done():
+            return Ended(job.experiment, "skipped", elsewhere=True)
+        if record.status == "failed" and record.identity == identity(job.experiment):
+            return Ended(job.experiment, "failed", record.attempts[-1].error, elsewhere=True)
+        return None
+
+    def _carry_out(self, job: Job) -> Outcome:
+        running = self._executor.submit(job, lambda event: self._watcher.event(job.experiment, event))
+        with self._interrupt.stopping(running):
+            outcome = running.wait()
+        if self._interrupt.asked and (outcome.silent or outcome.status == "busy"):  # stopped before it could say so
+            outcome = replace(outcome, status="cancelled", error=f"stopped by {self._interrupt.asked}")
+        if outcome.silent:
+            with suppress(UnsayError):  # whoever carries it on will see what happened
+                stopping.close(job.folder, job.result_folder, outcome.status, outcome.error or "", wait=2.0)
+        return outcome
+
+    def _later(self, experiment: Experiment, why: str) -> None:
+        if self._said.get(experiment.folder) != why:
+            self._said[experiment.folder] = why
+            self._watcher.later(experiment, why)
+
+    def _write_page(self) -> None:
+        """Write the page; one run at a time, so that it never becomes older."""
+        with ExitStack() as held:
+            with suppress(LockedError):  # as where results are imported for hours
+                held.enter_context(write.lock(self._plan.output_dir, wait=5.0))
+            write_page(self._plan.output_dir)
+
+
+_NOTHING = ("", 0)
+
+
+def _state(folder: Path) -> tuple[str, int]:
+    """Return what changes about a record when somebody works on its experiment: its status, its attempts."""
+    record = read.record(folder)
+    return _NOTHING if record is None else (record.status, len(record.attempts))
+
+
+def _at_work(job: Job) -> str | None:
+    """Say who is at work on what a job needs; None where nobody is."""
+    with suppress(OSError):  # whoever is to write there will say what is wrong
+        for folder in (*job.written_folders, *job.read_folders):
+            other = claims.in_the_way(folder, shared=folder in job.read_folders)
+            if other is not None:
+                return other.who()
+    return None
 
 
 def choose(plan: Plan, ids: Sequence[str]) -> list[Experiment]:
@@ -116,18 +248,6 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         file=plan.file,
         evaluated=tuple(other for other in evaluated.values() if other != experiment.dataset),
     )
-
-
-def _carry_out(executor: Executor, job: Job, watcher: Watcher) -> Ended:
-    running = executor.submit(job, lambda event: watcher.event(job.experiment, event))
-    try:
-        outcome = running.wait()
-    except KeyboardInterrupt:  # stop the worker too, and wait until it has written down where it stopped
-        running.cancel()
-        outcome = running.wait()
-        if outcome.status != "completed":  # it may have been stopped before it could say so
-            return Ended(job.experiment, "cancelled", "stopped from the keyboard", outcome.log)
-    return Ended(job.experiment, outcome.status, outcome.error, outcome.log)
 
 
 def register(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:

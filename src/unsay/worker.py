@@ -8,6 +8,7 @@ with its error, or cancelled; a process that is killed leaves `running` behind, 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import platform
@@ -25,16 +26,17 @@ from typing import Any
 
 from unsay import catalog, code_version
 from unsay.accounting import Meter, with_heartbeat
-from unsay.errors import UnsayError
+from unsay.errors import ClaimLostError, LockedError, StoreError, UnsayError, may_pass
 from unsay.executors import Outcome
 from unsay.identity import identity, spec
 from unsay.job import Event, Job, Report, Result
 from unsay.records import SCHEMA, Attempt, ExperimentRecord
 from unsay.redaction import redact, redact_output
-from unsay.store import claims, layout, read, write
+from unsay.store import claims, layout, read, stopping, write
 
 _WRITTEN_BELOW = (layout.DATA, layout.TRAIN)
-_WAIT_FOR_LOCK = 30.0
+_WAIT_FOR_LOCK = 2.0
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HEARTBEAT_EVERY = 5.0
 _VERSIONED = (
     "unsay", "torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "tokenizers", "safetensors", "numpy"
@@ -48,25 +50,46 @@ class Stopped(KeyboardInterrupt):
 def carry_out(job: Job, report: Report, *, log: Path | None = None) -> Outcome:
     """Carry out one experiment; never raises for what the experiment does wrong.
 
-    A finished result with the same identity is left alone unless `job.force`.
+    A finished result with the same identity is left alone unless `job.force`. Where another process is at work on it,
+    or took over, the outcome is `busy`, and nothing was written.
     """
-    with ExitStack() as locks:
+    with ExitStack() as held:
         try:
-            for folder in job.locked_folders:
-                locks.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK))
-            for folder in {*job.locked_folders, job.result_folder, *map(job.train_folder.joinpath, _WRITTEN_BELOW)}:
+            for folder in job.written_folders:
+                held.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK))
+            for folder in job.read_folders:
+                held.enter_context(write.lock(folder, wait=_WAIT_FOR_LOCK, shared=True))
+            for folder in {*job.written_folders, job.result_folder, *map(job.train_folder.joinpath, _WRITTEN_BELOW)}:
                 write.clear_unfinished(folder)
             record = _begin(job, log)
+        except KeyboardInterrupt as error:
+            return _end(report, _cancelled(error, log))
+        except LockedError as error:
+            return _end(report, Outcome("busy", str(error), log))
         except UnsayError as error:
-            return _end(report, Outcome("failed", redact(str(error)), log))
+            return _end(report, Outcome("failed", redact(str(error)), log, may_pass(error)))
         if record is None:
             return _end(report, Outcome("completed", None, log))
         record, outcome = _attempt(job, record, report, log)
         try:
-            write.write_json(job.result_folder / layout.EXPERIMENT, record.to_json())
+            _write_down(job, record)
+        except ClaimLostError as error:
+            outcome = Outcome("busy", str(error), log)
         except UnsayError as error:  # as where the disk is full; the record still says running, and its process is gone
-            outcome = Outcome("failed", "\n".join(filter(None, (outcome.error, str(error)))), log)
+            outcome = Outcome("failed", "\n".join(filter(None, (outcome.error, str(error)))), log, may_pass(error))
         return _end(report, outcome)
+
+
+def _write_down(job: Job, record: ExperimentRecord) -> None:
+    path = job.result_folder / layout.EXPERIMENT
+    try:
+        write.write_json(path, record.to_json())
+    except KeyboardInterrupt:  # asked to stop when it was done already; that is asked only once (`_stop`)
+        write.write_json(path, record.to_json())
+
+
+def _cancelled(error: KeyboardInterrupt, log: Path | None) -> Outcome:
+    return Outcome("cancelled", str(error) or "stopped from the keyboard", log)
 
 
 def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | None) -> tuple[ExperimentRecord, Outcome]:
@@ -75,7 +98,7 @@ def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | Non
         report, job.result_folder, record.attempts[-1], server=job.experiment.model.backend is not None
     )
     try:
-        with observed:
+        with observed, stopping.heeding(job.result_folder, record.attempts[-1]):
             method = catalog.plugin("methods", job.experiment.method)()
             result: Result = method.run(job, observed)
         record = replace(
@@ -89,12 +112,12 @@ def _attempt(job: Job, record: ExperimentRecord, report: Report, log: Path | Non
         )
         outcome = Outcome("completed", None, log)
     except KeyboardInterrupt as error:
-        outcome = Outcome("cancelled", str(error) or "stopped from the keyboard", log)
+        outcome = _cancelled(error, log)
     except UnsayError as error:
-        outcome = Outcome("failed", redact(str(error)), log)
+        outcome = Outcome("failed", redact(str(error)), log, may_pass(error))
         sys.stderr.write(redact(traceback.format_exc()))
     except Exception as error:  # a bug or a library's failure: the trace is kept, the run goes on with the next one
-        outcome = Outcome("failed", redact(f"{type(error).__name__}: {error}"), log)
+        outcome = Outcome("failed", redact(f"{type(error).__name__}: {error}"), log, may_pass(error))
         sys.stderr.write(redact(traceback.format_exc()))
     last = replace(
         record.attempts[-1], ended=now(), outcome=outcome.status, error=outcome.error, **observed.meter.end()
@@ -231,18 +254,21 @@ class _Observed:
         self._ended.set()
         self._thread.join()
         self.meter.end()
-        self._path.unlink(missing_ok=True)
+        with suppress(ClaimLostError):  # else it is somebody else's sign of life by now
+            claims.check(self._path)
+            self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while True:
             beat = {"schema": SCHEMA, "time": now(), "attempt": self._attempt, **self.meter.so_far()}
-            write.write_json(self._path, beat | self._state)
+            with suppress(StoreError):  # a full disk, or a claim that was lost: whoever writes results finds out, too
+                write.write_json(self._path, beat | self._state)
             if self._ended.wait(_HEARTBEAT_EVERY):
                 return
 
 
 def _end(report: Report, outcome: Outcome) -> Outcome:
-    report({"event": "end", "status": outcome.status, "error": outcome.error})
+    report({"event": "end", "status": outcome.status, "error": outcome.error, "may_pass": outcome.may_pass})
     return outcome
 
 
@@ -265,9 +291,9 @@ def _events() -> Iterator[Report]:
 def _stop(signum: int, frame: Any) -> None:
     # Ctrl-C reaches this process twice, from the terminal and from the one that started it. The first is enough; the
     # second must not hit while it is written down where the work stopped.
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in _STOPS:
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped(f"stopped by {signal.Signals(signum).name}")
+    raise Stopped(stopping.reason() or f"stopped by {signal.Signals(signum).name}")
 
 
 def _watch_parent() -> None:
@@ -280,8 +306,10 @@ def _watch_parent() -> None:
 def main() -> int:
     value = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     log = Path(value.pop("log"))
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, _stop)
+    for each in _STOPS:
+        if signal.getsignal(each) != signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(each, _stop)
+    faulthandler.enable()
     threading.Thread(target=_watch_parent, daemon=True).start()
     redact_output()
     with _events() as report:

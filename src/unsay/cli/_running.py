@@ -18,6 +18,12 @@ from unsay.store import layout
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+_WORDS = {
+    ("skipped", False): "finished already, skipped",
+    ("skipped", True): "finished by another run, skipped",
+    ("failed", True): "failed in another run",
+    ("cancelled", True): "cancelled meanwhile, left alone",
+}
 _UNITS = {"data": "rows", "train": "steps", "evaluate": "answers"}
 
 
@@ -117,9 +123,13 @@ class Progress:
         elif event["event"] == "progress":
             self._progress(experiment, event)
 
+    def later(self, experiment: Experiment, why: str) -> None:
+        self._close()
+        self._say(f"{experiment.id}  {why}; comes later")
+
     def ended(self, ended: Ended) -> None:
         self._close()
-        words = {"skipped": "finished already, skipped"}.get(ended.status, ended.status)
+        words = _WORDS.get((ended.status, ended.elsewhere), ended.status)
         error = "" if ended.error is None else f": {ended.error}"
         self._say(f"{ended.experiment.id}  {words}{error}" + (f" (log: {ended.log})" if error and ended.log else ""))
 

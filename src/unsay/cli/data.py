@@ -126,9 +126,11 @@ def _prepare(job: Job, report: Report, asked: Mapping[str, Any]) -> dict[str, An
         raise ConfigError(f"method {job.experiment.method} builds no rows of its own")
     with ExitStack() as locks:
         sampler = asked["sampler"]
-        read_from = [] if sampler is None or sampler.experiment is None else [job.output_dir / sampler.experiment]
-        for folder in sorted({*job.locked_folders, *read_from}):
+        read_from = () if sampler is None or sampler.experiment is None else (job.output_dir / sampler.experiment,)
+        for folder in job.written_folders:
             locks.enter_context(write.lock(folder))
+        for folder in {*job.read_folders, *read_from} - {*job.written_folders}:
+            locks.enter_context(write.lock(folder, shared=True))
         return dict(method.prepare(job, report, **asked))
 
 

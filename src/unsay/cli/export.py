@@ -47,7 +47,7 @@ def command(
     lab = _lab.existing(output_dir)
     entry = _lab.pick(lab, experiment)
     training = shared.training_folder(entry.folder, lab)
-    with write.lock(training):
+    with write.lock(training, shared=True):
         model = config.trained_model(entry.folder, lab)
         written = _written(model, layout.train(training), folder, dtype.value)
     if as_json:

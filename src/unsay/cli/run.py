@@ -91,6 +91,10 @@ def command(
     accelerate: Annotated[
         Path | None, typer.Option(help="An accelerate config file for them: DDP (as without a file) or FSDP.")
     ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(min=0, help="Try again so often what may pass: a killed worker, no memory, a lost connection."),
+    ] = 0,
     as_json: _lab.Json = False,
 ) -> None:
     """Run the experiments of a file, skipping what is finished."""
@@ -121,7 +125,9 @@ def command(
 
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = runner.choose(plan, ids or [])
-    options = runner.Options(executor, limit, force, device, dtype.value, batch_size, check_batch, group)
+    options = runner.Options(
+        executor, limit, force, device, dtype.value, batch_size, check_batch, group, retries=retries
+    )
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
         return

@@ -18,11 +18,15 @@ from unsay.job import Job, Report
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `status` is completed, failed or cancelled."""
+    """How a job ended: `status` is completed, failed, cancelled, or `busy` where another process is at work on it."""
 
     status: str
     error: str | None
     log: Path | None
+    may_pass: bool = False
+    """Whether a failure is of a kind that trying again may get over."""
+    silent: bool = False
+    """Whether the worker was gone before it could write down how it ended."""
 
 
 class Running(Protocol):
@@ -34,6 +38,10 @@ class Running(Protocol):
 
     def cancel(self) -> None:
         """Ask the job to stop; what it finished stays and can be resumed."""
+        ...
+
+    def kill(self) -> None:
+        """End the job at once, whatever it is doing; what it finished stays, too."""
         ...
 
 

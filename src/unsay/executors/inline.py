@@ -28,3 +28,6 @@ class _Done:
 
     def cancel(self) -> None:
         """Nothing is left to stop."""
+
+    def kill(self) -> None:
+        """Nothing is left to end."""

@@ -18,6 +18,8 @@ from unsay.store import layout, write
 # Threads that wait for each other without spinning: a little slower alone, much faster beside another busy process.
 _POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
+JOB_SUFFIX = ".job.json"
+
 
 @dataclass(frozen=True)
 class Local:
@@ -26,7 +28,7 @@ class Local:
     def submit(self, job: Job, report: Report) -> _Process:
         stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")
         log = layout.logs(job.result_folder) / f"{stamp}.log"
-        job_file = log.with_suffix(".job.json")
+        job_file = log.with_suffix(JOB_SUFFIX)
         write.write_json(job_file, job.to_json() | {"log": str(log)})
         try:
             log_file = log.open("ab")
@@ -56,15 +58,27 @@ class _Process:
         assert self.process.stdout is not None
         outcome: Outcome | None = None
         for line in self.process.stdout:
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # it was killed while it wrote
+                continue
             if event["event"] == "end":
-                outcome = Outcome(event["status"], event["error"], self.log)
+                outcome = Outcome(event["status"], event["error"], self.log, event["may_pass"])
             self.report(event)
         code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-        return outcome or Outcome("failed", f"the worker ended with exit code {code}; its log is {self.log}", self.log)
+        if outcome is None:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return Outcome("failed", f"the worker {how}; its log is {self.log}", self.log, code < 0, silent=True)
+        if outcome.status == "busy":  # nothing was done, so that there is nothing to tell
+            for path in (self.log, self.log.with_suffix(JOB_SUFFIX)):
+                path.unlink(missing_ok=True)
+        return outcome
 
     def cancel(self) -> None:
         self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.process.kill()

@@ -20,6 +20,7 @@ import errno
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -76,6 +77,24 @@ class Owner:
         """Say whether the process of this machine is there: this very one, and not only waiting to be collected."""
         start = process_start(self.pid)
         return start is not None and (start == self.process_start or UNKNOWN_START in (start, self.process_start))
+
+    def ask_to_stop(self) -> bool:
+        """Send SIGTERM to the process of this machine, if it is there and may be asked; never to another one."""
+        if not hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                if self.is_there():
+                    os.kill(self.pid, signal.SIGTERM)
+                    return True
+            return False
+        with suppress(OSError):
+            process = os.pidfd_open(self.pid)  # from here on it names this process and no later one of its number
+            try:
+                if self.is_there():
+                    signal.pidfd_send_signal(process, signal.SIGTERM)
+                    return True
+            finally:
+                os.close(process)
+        return False
 
 
 UNKNOWN_START = -1.0
@@ -210,7 +229,7 @@ def take(folder: Path, *, wait: float = 0.0, shared: bool = False) -> Claim:
     """
     deadline = time.monotonic() + wait
     while True:
-        other = _at_work(folder, shared)
+        other = in_the_way(folder, shared=shared)
         if other is None:
             claim, other = _try(folder, shared)
             if other is None:
@@ -225,12 +244,24 @@ def take(folder: Path, *, wait: float = 0.0, shared: bool = False) -> Claim:
         time.sleep(min(random.uniform(0.02, 0.2), max(0.0, deadline - time.monotonic())))
 
 
-def _at_work(folder: Path, shared: bool) -> Found | None:
-    """Return who is surely in the way, without leaving a claim: a process of this machine."""
-    for each in found(folder):
-        if not (shared and each.shared) and each.owner is not None and each.owner.is_here() and each.owner.is_there():
-            return each
-    return None
+def in_the_way(folder: Path, *, shared: bool = False) -> Found | None:
+    """Return whose claim excludes one on this folder now; None where it could be had. OSError as `take`."""
+    others = [each for each in found(folder) if not (shared and each.shared)]
+    if not others:
+        return None
+    elsewhere = any(each.owner is None or not each.owner.is_here() for each in others)
+    now = _file_clock(folder) if elsewhere else 0.0
+    return next((each for each in others if each.is_alive(now)), None)
+
+
+def _file_clock(folder: Path) -> float:
+    """Return what time it is for the file system."""
+    path = folder / f"{layout.TEMPORARY_PREFIX}{os.urandom(6).hex()}{layout.TEMPORARY_SUFFIX}"
+    try:
+        path.touch(exist_ok=False)
+        return path.stat().st_mtime
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _try(folder: Path, shared: bool) -> tuple[Claim, Found | None]:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from unsay.errors import TrainingError, UnsayError
+from unsay.errors import ProcessLostError, TrainingError, UnsayError
 from unsay.redaction import redact, redact_output
 from unsay.store import write
 from unsay.train.group import StartAgainError
@@ -78,7 +78,7 @@ def _run_once(
         _end(launcher)
     if memory is not None or launcher.returncode == 0:
         return memory
-    raise TrainingError(_why(errors, count, launcher.returncode))
+    raise _why(errors, count, launcher.returncode)
 
 
 def _close_when_ended(launcher: subprocess.Popen[bytes]) -> None:
@@ -109,24 +109,24 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
     launcher.stdout.close()
 
 
-def _why(errors: list[Event], count: int, code: int) -> str:
+def _why(errors: list[Event], count: int, code: int) -> TrainingError:
     """Return the cause of a failure: one process that dies makes the others fail too, with errors of their own."""
     said = [event for event in errors if event["event"] == "error"]
     lost = [event for event in errors if event["event"] == "lost"]
     killed = [event for event in lost if event["exitcode"] < 0 and -event["exitcode"] != signal.SIGTERM]
     for event in said:
         if event["ours"]:
-            return str(event["text"])
+            return TrainingError(str(event["text"]))
     for event in killed:
-        return (
+        return ProcessLostError(
             f"expected {count} training processes to end, got process {event['process']} killed by "
             f"{signal.Signals(-event['exitcode']).name}, as happens where the machine's memory runs out; "
             "run the same command again to go on from the newest checkpoint"
         )
     for event in said:
-        return f"training process {event['process']}: {event['text']}"
+        return TrainingError(f"training process {event['process']}: {event['text']}")
     ended = f"process {lost[0]['process']} with exit code {lost[0]['exitcode']}" if lost else f"exit code {code}"
-    return f"expected {count} training processes to end well, got {ended}; the log says more"
+    return TrainingError(f"expected {count} training processes to end well, got {ended}; the log says more")
 
 
 # -- in a process of the group ----------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""`unsay cancel`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unsay.cli import _lab
+
+if TYPE_CHECKING:
+    from unsay.store.read import Entry
+
+_LOOK_EVERY = 0.2
+_BEFORE = "cancelled with `unsay cancel` before it began"
+_GONE = "its process was gone; cancelled with `unsay cancel`"
+
+
+def command(
+    experiments: Annotated[list[str], typer.Argument(metavar="ID…", help="Experiment ids, or their folders.")],
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait until what is running has stopped.")] = 30.0,
+    output_dir: _lab.OutputDir = _lab.DEFAULT,
+    as_json: _lab.Json = False,
+) -> None:
+    """Stop experiments that are running, here or on another machine, and call off those that wait.
+
+    What they finished stays: `unsay run` goes on with them when it is asked to.
+    """
+    from unsay.report import markdown
+    from unsay.store import read
+    from unsay.store.index import Index
+
+    lab = _lab.existing(output_dir)
+    known = Index(lab).refresh()
+    names = {read.pick(known, name).relative: None for name in experiments}
+    places = [place for name in names for place in _places(lab, name)]
+    asked = {place.folder: _cancel(place) for place in places}
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline and any(_runs(place) for place in places if asked[place.folder] == "asked"):
+        time.sleep(_LOOK_EVERY)
+    done = []
+    for place in places:
+        now = read.entry(lab, place.relative)
+        status = now.record.status if now.record is not None else None
+        did = asked[place.folder]
+        did = "cancelled" if did == "asked" and status == "cancelled" else did
+        done.append({"id": now.name, "folder": place.relative, "status": status, "did": did})
+    page = markdown.write_page(lab)
+    if as_json:
+        _lab.print_json({"schema": 1, "experiments": done, "page": str(page)})
+        return
+    words = {
+        "cancelled": "is cancelled; `unsay run` goes on with it",
+        "asked": "was asked to stop and has not yet; `unsay status` shows when it has",
+        "nothing": "is {status}: there is nothing to stop",
+    }
+    for each in done:
+        print(f"{each['id']}  {words[str(each['did'])].format(status=each['status'])}")
+
+
+def _places(lab: Path, relative: str) -> list[Entry]:
+    """Return an experiment and those of its limited runs that say they run; only itself when it is a limited run."""
+    from unsay.store import read
+
+    whole = read.entry(lab, relative)
+    if whole.limit is not None:
+        return [whole]
+    limited = [entry for entry in read.find(whole.folder) if entry.folder.parent == whole.folder]
+    running = [read.entry(lab, entry.folder.relative_to(lab).as_posix()) for entry in limited if _runs(entry)]
+    runs_itself = _runs(whole) or not running
+    return [*([whole] if runs_itself else []), *running]
+
+
+def _runs(place: Entry) -> bool:
+    from unsay.store import read
+
+    record = read.record(place.folder)
+    return record is not None and record.status == "running"
+
+
+def _cancel(place: Entry) -> str:
+    """Cancel one result: return `cancelled`, `asked` where somebody is at work on it, or `nothing`."""
+    from unsay.errors import LockedError, StoreError
+    from unsay.store import read, stopping
+
+    if place.problem is not None:
+        raise StoreError(place.problem)
+    experiment = place.folder.parent if read.limit_of(place.folder.name) is not None else place.folder
+    for last in (False, True):
+        record = read.record(place.folder)
+        if record is None or record.status not in ("pending", "running"):
+            return "nothing"
+        if record.status == "running" and record.attempts and stopping.ask(experiment, place.folder, record):
+            return "asked"
+        why = _BEFORE if record.status == "pending" else _GONE
+        try:
+            return "cancelled" if stopping.close(experiment, place.folder, "cancelled", why, wait=1.0) else "nothing"
+        except LockedError:  # it was begun just now
+            if last:
+                raise
+    return "nothing"

@@ -1,0 +1,352 @@
+"""Several `unsay run` on one lab: they share the work, do nothing twice, and take over what one that died was at."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import crash
+from unsay import cli
+from unsay.records import ExperimentRecord
+from unsay.store import claims, layout, read
+
+ITEMS = 6
+PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[crash.Nursery]:
+    made = crash.Nursery()
+    yield made
+    made.end()
+
+
+def make(folder: Path, *experiments: dict[str, Any], items: int = ITEMS) -> Path:
+    """Write a lab of experiments on the bundled model; `short` is a training of a few steps."""
+    (folder / "data").mkdir(parents=True)
+    for split, first, count in (("train", 0, 12), ("test", 100, items)):
+        rows = [{"question": f"{n} + {n}?", "answer": f"#### {n + n}"} for n in range(first, first + count)]
+        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    short = {
+        "base": "lora/train", "lora_rank": 2, "max_steps": 4, "save_steps": 1, "logging_steps": 1,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "decode": {"max_new_tokens": 4},
+    }  # fmt: skip
+    configs: dict[str, Any] = {"short": short}
+    for length in range(5, 12):
+        configs[f"longer/{length}"] = {"train_as": "short", "decode": {"max_new_tokens": length}}
+    document = {
+        "datasets": {"own": {"path": "./data"}},
+        "configs": configs,
+        "experiments": [{"model": "unsay-tiny", "dataset": "own"} | experiment for experiment in experiments],
+    }
+    (folder / "lab.yaml").write_text(json.dumps(document))  # JSON is YAML
+    return folder
+
+
+def vanilla(length: int) -> dict[str, Any]:
+    return {"method": "vanilla", "config": "fewshot_0", "decode": {"max_new_tokens": length}}
+
+
+def records(lab: Path) -> dict[str, tuple[Path, ExperimentRecord]]:
+    found = {}
+    for entry in read.find(lab / "outputs"):
+        assert entry.record is not None, entry.problem
+        found[entry.name] = (entry.folder, entry.record)
+    return found
+
+
+def status(lab: Path, id: str) -> str:
+    found = records(lab)
+    return found[id][1].status if id in found else ""
+
+
+def outcomes(lab: Path, id: str) -> list[str | None]:
+    return [attempt.outcome for attempt in records(lab)[id][1].attempts]
+
+
+def answered(lab: Path, id: str) -> int:
+    found = records(lab)
+    return crash.complete_lines(found[id][0] / layout.TRACES).count(b"\n") if id in found else 0
+
+
+def wait_for(condition: Callable[[], object], *processes: ForkServerProcess) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        assert all(process.is_alive() for process in processes), "it ended before it could be disturbed"
+        time.sleep(0.005)
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    process.join(PATIENCE)
+    return process.exitcode
+
+
+def owner_of(lab: Path, id: str, group: int) -> int | None:
+    """Return the number of the process that carries an experiment out, if it belongs to this process group."""
+    place = records(lab).get(id)
+    for each in claims.found(place[0]) if place is not None else []:
+        with suppress(ProcessLookupError):
+            if each.owner is not None and os.getpgid(each.owner.pid) == group:
+                return each.owner.pid
+    return None
+
+
+def at_work(lab: Path, process: ForkServerProcess) -> str | None:
+    """Return an experiment that a run is just answering, with some answers there and some missing."""
+    assert process.pid is not None
+    for id, (_, record) in records(lab).items():
+        if record.status == "running" and 0 < answered(lab, id) < ITEMS and owner_of(lab, id, process.pid):
+            return id
+    return None
+
+
+def assert_each_item_once(lab: Path, count: int, items: int = ITEMS) -> dict[str, list[str | None]]:
+    """Everything is complete, nothing was generated or trained twice; return the outcomes of all attempts."""
+    found = records(lab)
+    assert len(found) == count
+    for id, (folder, record) in found.items():
+        assert record.status == "completed", (id, record.attempts[-1].error)
+        keys = Counter(trace.key for trace in read.traces(folder))
+        assert len(keys) == items, id
+        assert set(keys.values()) == {1}, f"{id}: an answer was generated twice"
+        assert record.items == items
+        assert not (folder / layout.SUPERSEDED).exists(), f"{id}: something was moved aside"
+        assert [attempt.outcome for attempt in record.attempts].count("completed") == 1
+        assert claims.found(folder) == []
+        log = layout.train(folder) / layout.TRAINER_LOG
+        if log.exists():
+            steps = Counter(json.loads(line)["current_steps"] for line in log.read_text().splitlines())
+            assert {count for step, count in steps.items() if step} == {1}, f"{id}: a step was trained twice"
+    assert claims.found(lab / "outputs") == []
+    for id in found:
+        assert f"{id}" in (lab / layout.PAGE).read_text()
+    return {id: [attempt.outcome for attempt in record.attempts] for id, (_, record) in found.items()}
+
+
+def share(nursery: crash.Nursery, lab: Path, count: int, *, executors: list[str], killed: int, items: int) -> None:
+    """Let several runs share a lab, kill the last ones at work, and let one more do what is left."""
+    runs = [nursery.start(lab, *crash.run_arguments(executor)) for executor in executors]
+    interrupted = set()
+    for process in runs[-killed:]:
+        wait_for(lambda process=process: at_work(lab, process), process)
+        interrupted.add(at_work(lab, process))
+        crash.kill(process)
+    assert {ended(process) for process in runs[:-killed]} == {0}, (lab / "output.txt").read_text()
+    last = nursery.start(lab, *crash.run_arguments())
+    assert ended(last) == 0
+    attempts = assert_each_item_once(lab, count, items)
+    disturbed = {id for id, seen in attempts.items() if seen != ["completed"]}
+    assert len(disturbed) <= killed, attempts
+    assert all(attempts[id] in ([None, "completed"], ["completed"]) for id in attempts), attempts
+    assert disturbed <= interrupted | {None} or len(disturbed) <= killed
+    assert disturbed, "nobody was killed at work"
+
+
+SHARING = [{"method": "sft", "config": "short"}, {"method": "sft", "config": "longer/5"}]
+
+
+def test_three_runs_share_a_lab_and_one_is_killed(tmp_path: Path, nursery: crash.Nursery) -> None:
+    tail = {"model": "EXP-001", "method": "vanilla", "config": "fewshot_0", "decode": {"max_new_tokens": 4}}
+    first = SHARING[0] | {"id": "EXP-001"}
+    lab = make(tmp_path, first, SHARING[1], tail, *(vanilla(n) for n in (30, 31, 32, 33, 34)))
+    share(nursery, lab, 8, executors=["inline", "inline", "local"], killed=1, items=ITEMS)
+    said = (lab / "output.txt").read_text()
+    assert "is writing" in said, "no run ever met another one"
+    assert "finished by another run, skipped" in said
+
+
+@pytest.mark.slow
+def test_eight_runs_share_forty_experiments_and_two_are_killed(tmp_path: Path, nursery: crash.Nursery) -> None:
+    sharing = [{"method": "sft", "config": "short"}]
+    sharing += [{"method": "sft", "config": f"longer/{length}"} for length in range(5, 9)]
+    lab = make(tmp_path, *sharing, *(vanilla(length) for length in range(10, 45)))
+    share(nursery, lab, 40, executors=["inline"] * 6 + ["local"] * 2, killed=2, items=ITEMS)
+
+
+# -- stopping -----------------------------------------------------------------------------------------------------
+
+SLOW = 100
+"""Tokens of an answer that takes a while."""
+
+
+def cancel(lab: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
+    """Cancel experiments; return what was done to each, and its status."""
+    capsys.readouterr()
+    assert cli.main(["cancel", *arguments, "--json", "-o", str(lab / "outputs")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    return {each["id"]: (each["did"], each["status"]) for each in document["experiments"]}
+
+
+def test_cancelled_experiments_stop_and_are_left_alone_until_asked_for_anew(
+    tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make(tmp_path, vanilla(SLOW), vanilla(5), vanilla(6), items=40)
+    run = nursery.start(lab, *crash.run_arguments("local"))
+    wait_for(lambda: answered(lab, "EXP-001") >= 2, run)
+    assert cancel(lab, "EXP-001", "EXP-003", capsys=capsys) == {
+        "EXP-001": ("cancelled", "cancelled"),
+        "EXP-003": ("cancelled", "cancelled"),
+    }
+    assert ended(run) == 1
+    assert [status(lab, id) for id in ("EXP-001", "EXP-002", "EXP-003")] == ["cancelled", "completed", "cancelled"]
+    assert outcomes(lab, "EXP-003") == []
+    assert "EXP-003 cancelled meanwhile, left alone" in (lab / "output.txt").read_text()
+    assert cancel(lab, "EXP-002", capsys=capsys) == {"EXP-002": ("nothing", "completed")}
+
+    assert ended(nursery.start(lab, *crash.run_arguments())) == 0
+    assert outcomes(lab, "EXP-001") == ["cancelled", "completed"]
+    assert outcomes(lab, "EXP-003") == ["completed"]
+    for folder, _ in records(lab).values():
+        keys = Counter(trace.key for trace in read.traces(folder))
+        assert (len(keys), set(keys.values())) == (40, {1})
+
+
+def test_what_nobody_carries_out_any_more_can_be_cancelled(
+    tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make(tmp_path, vanilla(SLOW), items=40)
+    run = nursery.start(lab, *crash.run_arguments(), "--limit", "30")
+    limited = lambda: next((e for e in read.find(lab / "outputs") if e.limit == 30), None)  # noqa: E731
+    wait_for(lambda: limited() and crash.complete_lines(limited().folder / layout.TRACES), run)
+    crash.kill(run)
+    assert limited().record.status == "running"
+    assert cancel(lab, "EXP-001", capsys=capsys) == {"EXP-001": ("cancelled", "cancelled")}
+    record = limited().record
+    assert record.status == "cancelled"
+    assert (record.attempts[-1].outcome, "process was gone" in record.attempts[-1].error) == ("cancelled", True)
+    assert status(lab, "EXP-001") == "pending", "the whole run was not at work"
+
+
+@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGHUP"], ["SIGINT", "SIGINT"]])
+def test_a_run_that_is_told_to_stop_leaves_what_can_go_on(
+    tmp_path: Path, nursery: crash.Nursery, signals: list[str]
+) -> None:
+    """A second Ctrl-C ends even a worker that does not react: here it is asleep."""
+    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=40)
+    run = nursery.start(lab, *crash.run_arguments("local"))
+    wait_for(lambda: answered(lab, "EXP-001") >= 2, run)
+    assert run.pid is not None
+    worker = owner_of(lab, "EXP-001", run.pid)
+    assert worker is not None
+    if len(signals) > 1:
+        os.kill(worker, signal.SIGSTOP)
+    for name in signals:
+        os.kill(run.pid, signal.Signals[name])
+        time.sleep(0.3)
+    assert ended(run) == 1
+    assert not psutil.pid_exists(worker)
+    assert outcomes(lab, "EXP-001") == ["cancelled"]
+    assert [status(lab, id) for id in ("EXP-001", "EXP-002")] == ["cancelled", "pending"]
+    assert "Traceback" not in (lab / "output.txt").read_text()
+    traces = records(lab)["EXP-001"][0] / layout.TRACES
+    before = crash.complete_lines(traces)
+
+    assert ended(nursery.start(lab, *crash.run_arguments())) == 0
+    assert crash.complete_lines(traces).startswith(before)
+    assert assert_each_item_once(lab, 2, 40) == {"EXP-001": ["cancelled", "completed"], "EXP-002": ["completed"]}
+
+
+# -- trying again -------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nursery: crash.Nursery) -> None:
+    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=40)
+    run = nursery.start(lab, *crash.run_arguments("local"), "--retries", "1")
+    assert run.pid is not None
+    for count in (0, 1):
+        wait_for(lambda count=count: len(outcomes(lab, "EXP-001")) > count and answered(lab, "EXP-001") >= 2, run)
+        worker = owner_of(lab, "EXP-001", run.pid)
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+    assert ended(run) == 1
+    assert status(lab, "EXP-002") == "completed", "the others did not wait for it"
+    folder, record = records(lab)["EXP-001"]
+    assert record.status == "failed"
+    assert outcomes(lab, "EXP-001") == ["failed", "failed"]
+    logs = {attempt.log for attempt in record.attempts}
+    assert len(logs) == 2
+    assert all((folder / str(log)).is_file() for log in logs)
+    assert all("SIGKILL" in (attempt.error or "") for attempt in record.attempts)
+    assert "tried again later (1 of 1)" in (lab / "output.txt").read_text()
+
+    assert ended(nursery.start(lab, *crash.run_arguments())) == 0
+    assert assert_each_item_once(lab, 2, 40)["EXP-001"] == ["failed", "failed", "completed"]
+
+
+# -- another machine ----------------------------------------------------------------------------------------------
+
+CLONE_NEWUTS = 0x04000000
+
+
+def elsewhere() -> None:
+    """Be a machine of another name; only this process and what it starts sees that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUTS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    socket.sethostname("elsewhere")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may name a machine")
+def test_a_run_on_another_machine_is_waited_for_asked_to_stop_and_taken_over(
+    tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make(tmp_path, vanilla(SLOW), items=60)
+    other = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
+    wait_for(lambda: answered(lab, "EXP-001") >= 2, other)
+    folder, record = records(lab)["EXP-001"]
+    assert record.attempts[-1].host == "elsewhere"
+    assert read.liveness(record, folder) is None
+    assert cancel(lab, "EXP-001", capsys=capsys) == {"EXP-001": ("cancelled", "cancelled")}
+    assert ended(other) == 1
+    assert "unsay cancel" in (records(lab)["EXP-001"][1].attempts[-1].error or "")
+    assert not (folder / layout.CANCEL).exists()
+
+    # It goes on, and dies without a word: nobody here can look for its process.
+    other = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
+    before = answered(lab, "EXP-001")
+    wait_for(lambda: answered(lab, "EXP-001") > before + 1, other)
+    crash.kill(other)
+    here = nursery.start(lab, *crash.run_arguments())
+    wait_for(lambda: "is writing" in (lab / "output.txt").read_text(), here)
+    (claim,) = claims.found(folder)
+    for path in (claim.path, folder / layout.HEARTBEAT):
+        long_ago = path.stat().st_mtime - claims.LOST_AFTER - 1
+        os.utime(path, (long_ago, long_ago))
+    assert read.liveness(records(lab)["EXP-001"][1], folder) == "lost contact"
+    assert ended(here) == 0
+    assert assert_each_item_once(lab, 1, 60) == {"EXP-001": ["cancelled", None, "completed"]}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may name a machine")
+def test_a_machine_that_wakes_up_after_it_was_taken_over_writes_nothing_more(
+    tmp_path: Path, nursery: crash.Nursery
+) -> None:
+    lab = make(tmp_path, vanilla(SLOW), items=60)
+    sleeper = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
+    wait_for(lambda: answered(lab, "EXP-001") >= 2, sleeper)
+    assert sleeper.pid is not None
+    os.killpg(sleeper.pid, signal.SIGSTOP)
+    folder, _ = records(lab)["EXP-001"]
+    (claim,) = claims.found(folder)
+    os.utime(claim.path, (0, 0))
+    here = nursery.start(lab, *crash.run_arguments())
+    wait_for(lambda: len(outcomes(lab, "EXP-001")) == 2 and answered(lab, "EXP-001") >= 5, here)
+    os.killpg(sleeper.pid, signal.SIGCONT)
+    assert ended(here) == 0
+    assert ended(sleeper) == 0
+    assert assert_each_item_once(lab, 1, 60) == {"EXP-001": [None, "completed"]}
+    assert "took over" in (lab / "output.txt").read_text()
