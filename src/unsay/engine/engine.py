@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from unsay.engine import padded
+from unsay.engine import kernel, padded
 from unsay.engine.memory import free_memory, out_of_memory
 from unsay.engine.options import Options
 from unsay.engine.sampling import Sampler
@@ -108,7 +108,7 @@ class _Schedule:
             "slots": self.memory.count,
             "chunk": self.chunk,
             "shared_prefix": len(self.trunk),
-            "attention": "scaled_dot_product_attention",
+            "attention": kernel.name(model),
             "steps": 0,
             "read": len(self.trunk),
             "taken_over": 0,

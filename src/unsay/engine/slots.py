@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from unsay.engine import kernel
 from unsay.errors import EvaluationError
 
 NAME = "unsay"
@@ -230,6 +232,9 @@ class _Forward:
         shared = keys.shape[1]
         # Heads that share keys and values become rows of one product: nothing is repeated.
         grouped = query.transpose(0, 1).reshape(n, shared, heads // shared, width)
+        plain = softcap is None and sinks is None and (self.memory.trunk is None or window is None)
+        if plain and kernel.fits(query, keys):
+            return self._compiled(layer, grouped, keys, values, scale, window).reshape(n, heads, -1)
         if not self.dense:
             spread = grouped.new_zeros(self.top, *grouped.shape[1:])
             spread[self.rows] = grouped
@@ -277,6 +282,37 @@ class _Forward:
         if not self.dense:
             result = result[self.rows]
         return result.reshape(n, heads, -1)
+
+    def _compiled(
+        self,
+        layer: int,
+        grouped: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """The same by the compiled function, which reads every slot to its own end; (n, heads, group, dimension)."""
+        slots, ends = self.compiled_ends
+        begins = np.maximum(ends - window, 0) if window is not None else np.zeros_like(ends)
+        result, sums = kernel.attend(grouped, keys, values, slots, begins, ends, scale)
+        trunk = self.memory.trunk
+        if trunk is None:
+            return result
+        n, shared, group, width = grouped.shape
+        flat = (grouped * scale).transpose(0, 1).reshape(shared, -1, width)
+        scores = torch.matmul(flat, trunk.keys[layer][0].transpose(-1, -2))
+        ahead = torch.matmul(torch.softmax(scores, dim=-1), trunk.values[layer][0])
+        ahead = ahead.view(shared, n, group, -1).transpose(0, 1)
+        # Each part is a mean of its own; their shares are those of the exponentials they sum up.
+        share = torch.sigmoid(sums - torch.logsumexp(scores, dim=-1).view(shared, n, group).transpose(0, 1))
+        return torch.lerp(ahead, result, share[..., None])
+
+    @cached_property
+    def compiled_ends(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The slots that decode, and the tokens each holds, the new one included."""
+        slots, ends = zip(*((slot, start + 1) for slot, start, _ in self.step.decoding), strict=True)
+        return np.array(slots), np.array(ends)
 
     def _mask(self, window: int | None, first: int, dtype: torch.dtype) -> torch.Tensor:
         """What the slots' newest tokens do not see, as -inf: (slots, 1, 1, reach - first)."""
