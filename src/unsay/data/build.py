@@ -30,10 +30,10 @@ from typing import Any
 from unsay.augment import Answer, NoMistakeError, Source, Strategy, Vocabulary, apply_strategy, derive_rng, load
 from unsay.data.candidates import Candidates, read_candidates
 from unsay.data.leaks import Leaks
-from unsay.errors import ConfigError, DataError, UndoError
+from unsay.errors import ConfigError, DataError, StoreError, UndoError
 from unsay.records import CLEAN, CORRECTION, ERROR, SCHEMA, UNDO, Example, Row
 from unsay.settings import UndoData
-from unsay.store import layout, write
+from unsay.store import layout, schema, write
 from unsay.undo import EMPTY, Mask, check_row, loss_weights
 
 _KINDS = {CLEAN: "clean", ERROR: "error", UNDO: "undo", CORRECTION: "correction"}
@@ -184,9 +184,12 @@ def load_manifest(folder: Path) -> Manifest:
         raise DataError(f"expected a finished build of training data, found no {path}; build it again") from error
     except ValueError as error:
         raise DataError(f"expected JSON in {path}, got: {error}; build the data again") from error
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise DataError(f"expected {path} with schema {SCHEMA}; it is from another release: build the data again")
-    return Manifest.from_json(value)
+    if not isinstance(value, dict) or "schema" not in value:
+        raise DataError(f"expected {path} to hold a JSON object with its schema; build the data again")
+    try:
+        return Manifest.from_json(schema.current(value, path))
+    except StoreError as error:
+        raise DataError(str(error)) from error
 
 
 def load_rows(folder: Path) -> list[Row]:
@@ -199,7 +202,7 @@ def load_rows(folder: Path) -> list[Row]:
         raise DataError(f"expected training rows in {path}, found no such file; build the data again") from error
     if hashlib.sha256(content).hexdigest() != manifest.rows_sha256:
         raise DataError(f"expected {path} to be the file its manifest names, got another content; build the data again")
-    return [Row.from_json(json.loads(line)) for line in content.splitlines()]
+    return [Row.from_json(schema.current(json.loads(line), path)) for line in content.splitlines()]
 
 
 def _strategy(encoding: Encoding, undo: UndoData | None) -> Strategy | None:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from unsay.errors import StoreError
-from unsay.records import SCHEMA, STATUSES, Attempt, ExperimentRecord, ItemScores, MetricValue, Prompt, Trace
-from unsay.store import layout
+from unsay.records import STATUSES, Attempt, ExperimentRecord, ItemScores, MetricValue, Prompt, Trace
+from unsay.store import layout, schema
 from unsay.store.claims import LOST_AFTER, boot_id, hostname
 from unsay.store.write import is_sealed
 
@@ -116,17 +116,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             if is_sealed(raw):
                 line = json.loads(raw)
                 del line["crc32"]
-                yield line
+                yield schema.current(line, path)
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON file; StoreError says which one is not JSON, and that nothing was touched."""
+    """Read one JSON file, in today's schema where it has one; StoreError says which one is not JSON, and was left."""
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not JSON ({error}); it was left as it is. Repair it or move it away.") from error
+    return schema.current(value, path) if isinstance(value, dict) else value
 
 
 def record(folder: Path) -> ExperimentRecord | None:
@@ -137,12 +138,6 @@ def record(folder: Path) -> ExperimentRecord | None:
     value = read_json(path)
     if not isinstance(value, dict):
         raise StoreError(f"{path} holds no JSON object; it was left as it is. Repair it or move it away.")
-    schema = value.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise StoreError(
-            f"{path} was written by a newer unsay (schema {schema}, this one reads up to {SCHEMA}). "
-            "Update with `pip install -U unsay`."
-        )
     try:
         found = ExperimentRecord.from_json(value)
     except (TypeError, KeyError, AttributeError) as error:
@@ -203,7 +198,7 @@ def scores(folder: Path) -> Iterator[ItemScores]:
     """Yield the scores of every item, in the order of generated_predictions.jsonl; nothing where there is no file."""
     for number, line in _json_lines(folder / layout.SCORES):
         try:
-            yield ItemScores.from_json(line)
+            yield ItemScores.from_json(schema.current(line, folder / layout.SCORES))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(
                 f"{folder / layout.SCORES}:{number} holds no scores of an item ({error!r}); it was left as it is."

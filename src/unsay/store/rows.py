@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from unsay.errors import StoreError, UndoError
-from unsay.records import SCHEMA, Row
+from unsay.records import Row
 from unsay.store import layout
+from unsay.store.schema import current
 from unsay.undo import UndoTable
 
 
@@ -83,7 +84,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 value = json.loads(line)
                 if not isinstance(value, dict):
                     raise StoreError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
-                yield number, value
+                yield number, current(value, path)
     except FileNotFoundError as error:
         raise StoreError(f"expected {path}, found no such file; build the data again") from error
     except (OSError, ValueError) as error:
@@ -95,6 +96,6 @@ def _document(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}; build the data again") from error
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise StoreError(f"{path}: expected a JSON object with schema {SCHEMA}; build the data again")
-    return value
+    if not isinstance(value, dict) or "schema" not in value:
+        raise StoreError(f"{path}: expected a JSON object with its schema; build the data again")
+    return current(value, path)

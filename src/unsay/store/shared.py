@@ -18,7 +18,7 @@ from typing import Any
 
 from unsay.errors import StoreError
 from unsay.store import layout
-from unsay.store.read import record
+from unsay.store.read import read_json, record
 
 _DEPTH = 3
 """Parts of a folder's name that say model, dataset and method: a training is shared below them."""
@@ -75,8 +75,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _document(path: Path) -> dict[str, Any]:
     """Return one of our JSON files; nothing where it cannot be read: then it is not what is looked for."""
+    if not path.exists():
+        return {}
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = read_json(path)
+    except StoreError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -359,10 +359,13 @@ def test_only_finished_builds_are_loaded(tmp_path: Path, monkeypatch: pytest.Mon
     make(tmp_path, seed=1)
     assert len(load_rows(tmp_path)) == 40
 
-    for broken in ("{", "[]", '{"schema": 99}'):
+    for broken in ("{", "[]", "{}"):
         manifest.write_text(broken)
         with pytest.raises(DataError, match="build the data again"):
             load_rows(tmp_path)
+    manifest.write_text('{"schema": 99}')
+    with pytest.raises(DataError, match="was written by a newer unsay"):
+        load_rows(tmp_path)
 
 
 def test_building_loads_no_heavy_library() -> None:
