@@ -97,6 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "executors": BOTTOM | {"job", "store", "worker"},
     "interrupt": BOTTOM | {"executors"},
     "runner": BOTTOM | {"config", "executors", "identity", "interrupt", "job", "report", "store"},
+    "why": BOTTOM | {"config", "identity", "job", "report", "runner", "store"},
     # a plan in small; the models for it are made by a process of their own
     "rehearsal": BOTTOM
     | {"backend", "config", "estimate", "job", "models", "planning", "preflight", "runner", "store"},
@@ -110,7 +111,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | FILE
     | {"foreign_scores", "handkept_page", "importers", "importing"}
     | {"job", "planning", "preflight", "report", "runner", "store"}
-    | {"accelerate_file", "estimate", "model_names", "rehearsal"},
+    | {"accelerate_file", "estimate", "model_names", "rehearsal", "why"},
     "__init__": BOTTOM | FILE | {"report", "store"},
     "__main__": {"cli"},
 }

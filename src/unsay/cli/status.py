@@ -45,6 +45,11 @@ def command(
     archived: Annotated[
         bool, typer.Option("--archived", help="The archived ones, which are hidden otherwise.")
     ] = False,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Explain one: would a run skip it, go on with it, or make a new result?"),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="With --why: the experiment file of that run.")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and refresh until interrupted.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes with --watch.")] = 2.0,
     as_json: _lab.Json = False,
@@ -53,6 +58,13 @@ def command(
     from unsay.report import terminal
     from unsay.store.index import Filter, Index
 
+    if why is not None:
+        from unsay.cli._why import why as explain
+
+        explain(output_dir, why, file, as_json=as_json)
+        return
+    if file is not None:
+        raise typer.BadParameter("expected beside --why ID; the list is of all that is in the lab", param_hint="--file")
     wanted = Filter(
         tuple(model or ()),
         tuple(dataset or ()),
