@@ -58,6 +58,7 @@ SLOW = (
     ("experiment-file.md", "unsay run lab.yaml"),
     ("experiment-file.md", "unsay run lab.yaml EXP-002"),
     ("engine.md", "unsay run lab.yaml EXP-001 --limit 20 --check-batch 4"),
+    ("many-runners.md", "unsay run lab.yaml --limit 20 --retries 2"),
     ("several-gpus.md", "unsay run lab.yaml EXP-001 --processes 2 --limit 20"),
     ("several-gpus.md", "unsay run lab.yaml EXP-002 --accelerate examples/accelerate/fsdp.yaml --limit 20"),
 )
@@ -100,7 +101,7 @@ ELSEWHERE = {
 LISTS_REQUIREMENTS = "vllm/bin/python -c"
 PIP_AND_VLLM = {"--no-deps", "--max-num-seqs", "--gpu-memory-utilization"}
 """Options of other programs that servers.md writes about."""
-READING = ("status", "show", "note", "archive", "report", "compare", "import", "score")
+READING = ("status", "show", "note", "archive", "cancel", "report", "compare", "import", "score")
 """Commands that need a lab to read."""
 
 

@@ -64,7 +64,8 @@ def records(lab: Path) -> dict[str, tuple[Path, ExperimentRecord]]:
     found = {}
     for entry in read.find(lab / "outputs"):
         assert entry.record is not None, entry.problem
-        found[entry.name] = (entry.folder, entry.record)
+        if entry.limit is None:
+            found[entry.name] = (entry.folder, entry.record)
     return found
 
 
@@ -74,7 +75,8 @@ def status(lab: Path, id: str) -> str:
 
 
 def outcomes(lab: Path, id: str) -> list[str | None]:
-    return [attempt.outcome for attempt in records(lab)[id][1].attempts]
+    found = records(lab)
+    return [attempt.outcome for attempt in found[id][1].attempts] if id in found else []
 
 
 def answered(lab: Path, id: str) -> int:
@@ -194,7 +196,7 @@ def cancel(lab: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> di
 def test_cancelled_experiments_stop_and_are_left_alone_until_asked_for_anew(
     tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lab = make(tmp_path, vanilla(SLOW), vanilla(5), vanilla(6), items=40)
+    lab = make(tmp_path, vanilla(SLOW), vanilla(5), vanilla(6), items=20)
     run = nursery.start(lab, *crash.run_arguments("local"))
     wait_for(lambda: answered(lab, "EXP-001") >= 2, run)
     assert cancel(lab, "EXP-001", "EXP-003", capsys=capsys) == {
@@ -212,15 +214,15 @@ def test_cancelled_experiments_stop_and_are_left_alone_until_asked_for_anew(
     assert outcomes(lab, "EXP-003") == ["completed"]
     for folder, _ in records(lab).values():
         keys = Counter(trace.key for trace in read.traces(folder))
-        assert (len(keys), set(keys.values())) == (40, {1})
+        assert (len(keys), set(keys.values())) == (20, {1})
 
 
 def test_what_nobody_carries_out_any_more_can_be_cancelled(
     tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lab = make(tmp_path, vanilla(SLOW), items=40)
-    run = nursery.start(lab, *crash.run_arguments(), "--limit", "30")
-    limited = lambda: next((e for e in read.find(lab / "outputs") if e.limit == 30), None)  # noqa: E731
+    lab = make(tmp_path, vanilla(SLOW), items=20)
+    run = nursery.start(lab, *crash.run_arguments(), "--limit", "18")
+    limited = lambda: next((e for e in read.find(lab / "outputs") if e.limit == 18), None)  # noqa: E731
     wait_for(lambda: limited() and crash.complete_lines(limited().folder / layout.TRACES), run)
     crash.kill(run)
     assert limited().record.status == "running"
@@ -231,13 +233,15 @@ def test_what_nobody_carries_out_any_more_can_be_cancelled(
     assert status(lab, "EXP-001") == "pending", "the whole run was not at work"
 
 
-@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGHUP"], ["SIGINT", "SIGINT"]])
+@pytest.mark.parametrize(
+    ("executor", "signals"), [("inline", ["SIGTERM"]), ("local", ["SIGHUP"]), ("local", ["SIGINT", "SIGINT"])]
+)
 def test_a_run_that_is_told_to_stop_leaves_what_can_go_on(
-    tmp_path: Path, nursery: crash.Nursery, signals: list[str]
+    tmp_path: Path, nursery: crash.Nursery, executor: str, signals: list[str]
 ) -> None:
     """A second Ctrl-C ends even a worker that does not react: here it is asleep."""
-    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=40)
-    run = nursery.start(lab, *crash.run_arguments("local"))
+    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=20)
+    run = nursery.start(lab, *crash.run_arguments(executor))
     wait_for(lambda: answered(lab, "EXP-001") >= 2, run)
     assert run.pid is not None
     worker = owner_of(lab, "EXP-001", run.pid)
@@ -257,14 +261,14 @@ def test_a_run_that_is_told_to_stop_leaves_what_can_go_on(
 
     assert ended(nursery.start(lab, *crash.run_arguments())) == 0
     assert crash.complete_lines(traces).startswith(before)
-    assert assert_each_item_once(lab, 2, 40) == {"EXP-001": ["cancelled", "completed"], "EXP-002": ["completed"]}
+    assert assert_each_item_once(lab, 2, 20) == {"EXP-001": ["cancelled", "completed"], "EXP-002": ["completed"]}
 
 
 # -- trying again -------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nursery: crash.Nursery) -> None:
-    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=40)
+    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=20)
     run = nursery.start(lab, *crash.run_arguments("local"), "--retries", "1")
     assert run.pid is not None
     for count in (0, 1):
@@ -284,7 +288,7 @@ def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nurs
     assert "tried again later (1 of 1)" in (lab / "output.txt").read_text()
 
     assert ended(nursery.start(lab, *crash.run_arguments())) == 0
-    assert assert_each_item_once(lab, 2, 40)["EXP-001"] == ["failed", "failed", "completed"]
+    assert assert_each_item_once(lab, 2, 20)["EXP-001"] == ["failed", "failed", "completed"]
 
 
 # -- another machine ----------------------------------------------------------------------------------------------
@@ -304,7 +308,7 @@ def elsewhere() -> None:
 def test_a_run_on_another_machine_is_waited_for_asked_to_stop_and_taken_over(
     tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lab = make(tmp_path, vanilla(SLOW), items=60)
+    lab = make(tmp_path, vanilla(SLOW), items=24)
     other = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
     wait_for(lambda: answered(lab, "EXP-001") >= 2, other)
     folder, record = records(lab)["EXP-001"]
@@ -328,14 +332,14 @@ def test_a_run_on_another_machine_is_waited_for_asked_to_stop_and_taken_over(
         os.utime(path, (long_ago, long_ago))
     assert read.liveness(records(lab)["EXP-001"][1], folder) == "lost contact"
     assert ended(here) == 0
-    assert assert_each_item_once(lab, 1, 60) == {"EXP-001": ["cancelled", None, "completed"]}
+    assert assert_each_item_once(lab, 1, 24) == {"EXP-001": ["cancelled", None, "completed"]}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may name a machine")
 def test_a_machine_that_wakes_up_after_it_was_taken_over_writes_nothing_more(
     tmp_path: Path, nursery: crash.Nursery
 ) -> None:
-    lab = make(tmp_path, vanilla(SLOW), items=60)
+    lab = make(tmp_path, vanilla(SLOW), items=24)
     sleeper = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
     wait_for(lambda: answered(lab, "EXP-001") >= 2, sleeper)
     assert sleeper.pid is not None
@@ -348,5 +352,5 @@ def test_a_machine_that_wakes_up_after_it_was_taken_over_writes_nothing_more(
     os.killpg(sleeper.pid, signal.SIGCONT)
     assert ended(here) == 0
     assert ended(sleeper) == 0
-    assert assert_each_item_once(lab, 1, 60) == {"EXP-001": [None, "completed"]}
+    assert assert_each_item_once(lab, 1, 24) == {"EXP-001": [None, "completed"]}
     assert "took over" in (lab / "output.txt").read_text()
