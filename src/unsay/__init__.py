@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unsay.config import load as load_plan
     from unsay.errors import UnsayError
+    from unsay.lab import Experiment, Lab, ScoredSample
     from unsay.records import ExperimentRecord, MetricValue, Sample, Trace
     from unsay.report.markdown import write_page
     from unsay.report.tables import differences, headline
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Experiment",
     "ExperimentRecord",
+    "Lab",
     "MetricValue",
     "Sample",
+    "ScoredSample",
     "Trace",
     "UndoTable",
     "UnsayError",
@@ -40,9 +44,12 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Experiment": ("unsay.lab", "Experiment"),
     "ExperimentRecord": ("unsay.records", "ExperimentRecord"),
+    "Lab": ("unsay.lab", "Lab"),
     "MetricValue": ("unsay.records", "MetricValue"),
     "Sample": ("unsay.records", "Sample"),
+    "ScoredSample": ("unsay.lab", "ScoredSample"),
     "Trace": ("unsay.records", "Trace"),
     "UndoTable": ("unsay.undo", "UndoTable"),
     "UnsayError": ("unsay.errors", "UnsayError"),
