@@ -76,12 +76,22 @@ class Job:
 
     def is_done(self) -> bool:
         """Say whether a finished result with this very identity (and number format, if one was asked for) is there."""
+        return self.is_finished() and not self.missing_files()
+
+    def is_finished(self) -> bool:
+        """Say the same of the record alone: files of the result may be gone."""
         record = read.record(self.result_folder)
         if self.force or record is None or record.status != "completed":
             return False
         if self.dtype != "auto" and record.facts.get("dtype") != self.dtype:
             return False
         return record.identity == identity(self.experiment)
+
+    def missing_files(self) -> list[str]:
+        """Return the files that the record names and that are not there."""
+        record = read.record(self.result_folder)
+        names = record.files.values() if record is not None else ()
+        return [name for name in names if not (self.result_folder / name).is_file()]
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -132,7 +132,8 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
     before = read.record(folder)
     if job.is_done():
         return None
-    resumes = before is not None and before.identity == wanted and before.status != "completed"
+    # A finished result that lost a file is gone on with: what is there still is not made again.
+    resumes = before is not None and before.identity == wanted and (before.status != "completed" or job.is_finished())
     if before is not None and before.attempts and not resumes:
         write.set_aside(folder, before)
     experiment = job.experiment
@@ -293,7 +294,7 @@ def _stop(signum: int, frame: Any) -> None:
     # second must not hit while it is written down where the work stopped.
     for each in _STOPS:
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped(stopping.reason() or f"stopped by {signal.Signals(signum).name}")
+    raise Stopped(f"stopped by {signal.Signals(signum).name}")
 
 
 def _watch_parent() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 
 from tests import crash
 from tests.faults import Faults
-from unsay.store import layout
+from unsay.store import layout, read
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 RUN = (*crash.run_arguments(), "EXP-001", "EXP-003")
@@ -122,3 +123,89 @@ def test_every_write_may_fail(nursery: crash.Nursery, template: Template, tmp_pa
     found = [survives(nursery, template, tmp_path / str(at), at) for at in range(len(template.writes))]
     print(len(found), "writes;", found.count("failed"), "ended the run")
     assert found.count("failed") > len(found) // 2
+
+
+def test_a_file_of_a_finished_result_that_is_gone_is_made_again(
+    nursery: crash.Nursery, template: Template, tmp_path: Path
+) -> None:
+    """Nothing else is: the answers are still there."""
+    lab = shutil.copytree(template.folder, tmp_path / "lab")
+    assert run(nursery, lab, *RUN) == 0
+    for id, names in {
+        "EXP-001": (layout.METRICS, layout.PREDICTIONS, "samples_*", "results_*"),
+        "EXP-003": (layout.METRICS, layout.EXPERIMENT),
+    }.items():
+        folder = crash.folders(lab)[id]
+        traces = (folder / layout.TRACES).read_bytes()
+        adapter = layout.train(folder) / "adapter_model.safetensors"
+        trained = adapter.stat().st_mtime_ns if adapter.exists() else 0
+        for name in names:
+            (path,) = folder.glob(name)
+            path.unlink()
+        assert run(nursery, lab, *RUN) == 0, (lab / "output.txt").read_text()[-2000:]
+        assert results(lab) == template.expected
+        assert (folder / layout.TRACES).read_bytes() == traces
+        assert (adapter.stat().st_mtime_ns if adapter.exists() else 0) == trained
+    # With its answers gone, an experiment is generated again, to the same result.
+    (crash.folders(lab)["EXP-001"] / layout.TRACES).unlink()
+    assert run(nursery, lab, *RUN) == 0, (lab / "output.txt").read_text()[-2000:]
+    assert results(lab) == template.expected
+
+
+# A run asks for a gigabyte before it begins. What it writes here is a megabyte or two.
+ROOMY = "size=2g"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder on a disk of its own, or skip."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ROOMY, "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def resize(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{size}", str(disk)], check=True)
+
+
+def used(disk: Path) -> int:
+    """Return the kilobytes in use."""
+    found = os.statvfs(disk)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize // 1024
+
+
+def test_a_disk_that_is_really_full(nursery: crash.Nursery, template: Template, small_disk: Path) -> None:
+    """The disk shrinks when an attempt has begun, to a little more room each time: another write meets its end."""
+    lab = small_disk / "lab"
+    shutil.copytree(template.folder, lab)
+    finished = contents(lab / "outputs" / FINISHED)
+    failed: list[str] = []
+    for room in (0, 8, 40, 160, 640, 2500, 6000):
+        (lab / "output.txt").unlink(missing_ok=True)
+        (lab / "output.txt").symlink_to(small_disk.parent / f"output-{room}.txt")  # a terminal is on no disk
+        before = attempts(lab)
+        process = nursery.start(lab, *RUN)
+        assert crash.wait_for(lambda seen=before: attempts(lab) > seen, process)
+        resize(small_disk, f"size={used(small_disk) + room}k")
+        process.join()
+        output = (lab / "output.txt").read_text()
+        resize(small_disk, ROOMY)
+        assert contents(lab / "outputs" / FINISHED) == finished
+        if process.exitcode == 0:
+            break
+        failed.append(" ".join(output.split()))
+    for output in failed:
+        assert re.search(rf"(cannot|could not) write .*{re.escape(str(lab))}", output), output
+    assert run(nursery, lab, *RUN) == 0, (lab / "output.txt").read_text()[-3000:]
+    assert len(failed) >= 3
+    assert results(lab) == template.expected
+    assert contents(lab / "outputs" / FINISHED) == finished
+
+
+def attempts(lab: Path) -> int:
+    record = read.record(lab / "outputs" / "unsay-tiny" / "own" / "sft" / "lora" / "train_bt")
+    return 0 if record is None else len(record.attempts)

@@ -83,7 +83,7 @@ def filling(folder: Path) -> Iterator[Path]:
     Each file is synced and takes its name in one step; after an error none does. What libraries raise where they cannot
     write becomes StoreError.
     """
-    with _beside(folder) as temporary:
+    with _beside(folder, folder) as temporary:
         yield temporary
         claims.check(folder)
         for path in _synced(temporary):
@@ -95,7 +95,7 @@ def filling(folder: Path) -> Iterator[Path]:
 @contextmanager
 def completing(folder: Path) -> Iterator[Path]:
     """Give an empty folder that takes its name only when it is full, in place of an earlier one; else as `filling`."""
-    with _beside(folder.parent) as temporary:
+    with _beside(folder.parent, folder) as temporary:
         yield temporary
         _synced(temporary)
         claims.check(folder)
@@ -108,24 +108,32 @@ def completing(folder: Path) -> Iterator[Path]:
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """Give an empty folder inside another that is gone when the block ends; errors are those of `filling`."""
-    with _beside(folder) as temporary:
+    with _beside(folder, folder) as temporary:
         yield temporary
         shutil.rmtree(temporary)
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def _beside(folder: Path, final: Path) -> Iterator[Path]:
+    """Give an empty folder inside `folder` whose files are to be in `final`; errors are said of those."""
     temporary = _temporary(folder)
     try:
         temporary.mkdir(parents=True)
         yield temporary
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         found = _system_error(error)
+        name = Path(os.fsdecode(found.filename or _newest(temporary))) if found is not None else temporary
+        shutil.rmtree(temporary, ignore_errors=True)
         if found is None:
             raise
-        name = Path(os.fsdecode(found.filename or folder))
-        raise cannot_write(folder / name.name if temporary in name.parents else name, found) from error
+        if name == temporary or temporary in name.parents:
+            name = final / name.relative_to(temporary)
+        raise cannot_write(name, found) from error
+
+
+def _newest(folder: Path) -> Path:
+    """Return the file that was written last; the folder where there is none."""
+    return max(folder.glob("*"), key=lambda path: path.stat().st_mtime_ns, default=folder)
 
 
 def _synced(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,69 @@ def test_a_result_set_aside_leaves_its_id_and_no_finished_result(tmp_path: Path)
     assert not (tmp_path / layout.METRICS).exists()
     assert (layout.superseded(tmp_path, record.identity) / layout.METRICS).exists()
     assert (tmp_path / layout.TRAIN).exists()
+
+
+# -- what libraries write ---------------------------------------------------------
+
+
+def fail_in(place: AbstractContextManager[Path], name: str, error: Exception) -> None:
+    """Write a part of a file, and fail."""
+    with place as beside:
+        (beside / name).write_bytes(b"half")
+        raise error
+
+
+def test_files_of_a_library_take_their_names_together_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    with write.filling(folder) as beside:
+        (beside / "a.json").write_text("1")
+        (beside / "b.json").write_text("2")
+        assert not list(folder.glob("*.json"))
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "b.json"]
+    with pytest.raises(ValueError, match="the library's own"):
+        fail_in(write.filling(folder), "a.json", ValueError("the library's own"))
+    assert (folder / "a.json").read_text() == "1"
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "b.json"]
+
+
+def test_a_folder_is_replaced_when_the_new_one_is_full(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    for content in ("old", "new"):
+        with write.completing(folder) as beside:
+            (beside / content).write_text(content)
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["python", "rust"],
+)
+def test_what_a_library_could_not_write_is_named_by_its_own_name(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(StoreError, match=rf"cannot write {tmp_path}/step/weights: No space left"):
+        fail_in(write.completing(tmp_path / "step"), "weights", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_half_written_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trainer_log.jsonl"
+    write.append_text(path, "first\n")
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    with pytest.raises(StoreError, match=f"cannot write {path}"):
+        write.append_text(path, "second\n")
+    assert path.read_text() == "first\n"
+
+
+def test_what_a_killed_process_left_unnamed_goes_and_nothing_else(tmp_path: Path) -> None:
+    old, fresh, folder = (tmp_path / f".unsay-{name}.tmp" for name in ("old", "fresh", "folder"))
+    for path in (old, fresh, tmp_path / "metrics.json", tmp_path / ".unsay-served"):
+        path.write_text("")
+    (folder / "model").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    write.clear_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unsay-fresh.tmp", ".unsay-served", "metrics.json"]
