@@ -159,9 +159,8 @@ class _Run:
         ]
         for folder in changed:
             record = read.record(folder)
-            if record is not None and record.status == "cancelled":
-                error = record.attempts[-1].error if record.attempts else "cancelled with `unsay cancel`"
-                return Ended(job.experiment, "cancelled", error, elsewhere=True)
+            if record is not None and stopping.is_called_off(record):
+                return Ended(job.experiment, "cancelled", stopping.CALLED_OFF, elsewhere=True)
         record = read.record(job.result_folder) if job.result_folder in changed else None
         if record is None or not record.attempts:
             return None

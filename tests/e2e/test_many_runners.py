@@ -97,23 +97,28 @@ def ended(process: ForkServerProcess) -> int | None:
     return process.exitcode
 
 
-def owner_of(lab: Path, id: str, group: int) -> int | None:
+def owner_of(folder: Path, group: int | None) -> int | None:
     """Return the number of the process that carries an experiment out, if it belongs to this process group."""
-    place = records(lab).get(id)
-    for each in claims.found(place[0]) if place is not None else []:
+    for each in claims.found(folder):
         with suppress(ProcessLookupError):
             if each.owner is not None and os.getpgid(each.owner.pid) == group:
                 return each.owner.pid
     return None
 
 
-def at_work(lab: Path, process: ForkServerProcess) -> str | None:
-    """Return an experiment that a run is just answering, with some answers there and some missing."""
-    assert process.pid is not None
-    for id, (_, record) in records(lab).items():
-        if record.status == "running" and 0 < answered(lab, id) < ITEMS and owner_of(lab, id, process.pid):
-            return id
-    return None
+def worker_of(lab: Path, id: str, run: ForkServerProcess) -> int:
+    worker = owner_of(records(lab)[id][0], run.pid)
+    assert worker is not None
+    return worker
+
+
+def at_work(lab: Path, run: ForkServerProcess) -> bool:
+    """Say whether a run has begun an experiment and is not yet through with it."""
+    for path in (lab / "outputs").rglob(f"{layout.CLAIM_PREFIX}*"):
+        record = read.record(path.parent) if owner_of(path.parent, run.pid) else None
+        if record is not None and record.status == "running":
+            return True
+    return False
 
 
 def assert_each_item_once(lab: Path, count: int, items: int = ITEMS) -> dict[str, list[str | None]]:
@@ -139,23 +144,18 @@ def assert_each_item_once(lab: Path, count: int, items: int = ITEMS) -> dict[str
     return {id: [attempt.outcome for attempt in record.attempts] for id, (_, record) in found.items()}
 
 
-def share(nursery: crash.Nursery, lab: Path, count: int, *, executors: list[str], killed: int, items: int) -> None:
-    """Let several runs share a lab, kill the last ones at work, and let one more do what is left."""
-    runs = [nursery.start(lab, *crash.run_arguments(executor)) for executor in executors]
-    interrupted = set()
-    for process in runs[-killed:]:
+def share(nursery: crash.Nursery, lab: Path, count: int, *, doomed: list[str], others: list[str]) -> None:
+    """Let several runs (by their executors) share a lab, kill the doomed ones at work, let one more do the rest."""
+    runs = [nursery.start(lab, *crash.run_arguments(executor)) for executor in (*doomed, *others)]
+    for process in runs[: len(doomed)]:
         wait_for(lambda process=process: at_work(lab, process), process)
-        interrupted.add(at_work(lab, process))
         crash.kill(process)
-    assert {ended(process) for process in runs[:-killed]} == {0}, (lab / "output.txt").read_text()
-    last = nursery.start(lab, *crash.run_arguments())
-    assert ended(last) == 0
-    attempts = assert_each_item_once(lab, count, items)
-    disturbed = {id for id, seen in attempts.items() if seen != ["completed"]}
-    assert len(disturbed) <= killed, attempts
-    assert all(attempts[id] in ([None, "completed"], ["completed"]) for id in attempts), attempts
-    assert disturbed <= interrupted | {None} or len(disturbed) <= killed
-    assert disturbed, "nobody was killed at work"
+    assert {ended(process) for process in runs[len(doomed) :]} == {0}, (lab / "output.txt").read_text()
+    assert ended(nursery.start(lab, *crash.run_arguments())) == 0
+    attempts = assert_each_item_once(lab, count)
+    disturbed = [seen for seen in attempts.values() if seen != ["completed"]]
+    assert 1 <= len(disturbed) <= len(doomed), attempts
+    assert all(seen == [None, "completed"] for seen in disturbed), attempts
 
 
 SHARING = [{"method": "sft", "config": "short"}, {"method": "sft", "config": "longer/5"}]
@@ -165,7 +165,7 @@ def test_three_runs_share_a_lab_and_one_is_killed(tmp_path: Path, nursery: crash
     tail = {"model": "EXP-001", "method": "vanilla", "config": "fewshot_0", "decode": {"max_new_tokens": 4}}
     first = SHARING[0] | {"id": "EXP-001"}
     lab = make(tmp_path, first, SHARING[1], tail, *(vanilla(n) for n in (30, 31, 32, 33, 34)))
-    share(nursery, lab, 8, executors=["inline", "inline", "local"], killed=1, items=ITEMS)
+    share(nursery, lab, 8, doomed=["local"], others=["inline", "inline"])
     said = (lab / "output.txt").read_text()
     assert "is writing" in said, "no run ever met another one"
     assert "finished by another run, skipped" in said
@@ -176,7 +176,7 @@ def test_eight_runs_share_forty_experiments_and_two_are_killed(tmp_path: Path, n
     sharing = [{"method": "sft", "config": "short"}]
     sharing += [{"method": "sft", "config": f"longer/{length}"} for length in range(5, 9)]
     lab = make(tmp_path, *sharing, *(vanilla(length) for length in range(10, 45)))
-    share(nursery, lab, 40, executors=["inline"] * 6 + ["local"] * 2, killed=2, items=ITEMS)
+    share(nursery, lab, 40, doomed=["local", "inline"], others=["local"] * 2 + ["inline"] * 4)
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_cancelled_experiments_stop_and_are_left_alone_until_asked_for_anew(
     assert ended(run) == 1
     assert [status(lab, id) for id in ("EXP-001", "EXP-002", "EXP-003")] == ["cancelled", "completed", "cancelled"]
     assert outcomes(lab, "EXP-003") == []
-    assert "EXP-003 cancelled meanwhile, left alone" in (lab / "output.txt").read_text()
+    assert "EXP-003 left alone: cancelled with `unsay cancel`" in (lab / "output.txt").read_text()
     assert cancel(lab, "EXP-002", capsys=capsys) == {"EXP-002": ("nothing", "completed")}
 
     assert ended(nursery.start(lab, *crash.run_arguments())) == 0
@@ -244,8 +244,7 @@ def test_a_run_that_is_told_to_stop_leaves_what_can_go_on(
     run = nursery.start(lab, *crash.run_arguments(executor))
     wait_for(lambda: answered(lab, "EXP-001") >= 2, run)
     assert run.pid is not None
-    worker = owner_of(lab, "EXP-001", run.pid)
-    assert worker is not None
+    worker = worker_of(lab, "EXP-001", run)
     if len(signals) > 1:
         os.kill(worker, signal.SIGSTOP)
     for name in signals:
@@ -264,18 +263,27 @@ def test_a_run_that_is_told_to_stop_leaves_what_can_go_on(
     assert assert_each_item_once(lab, 2, 20) == {"EXP-001": ["cancelled", "completed"], "EXP-002": ["completed"]}
 
 
+def test_what_a_stopped_run_was_at_is_gone_on_with_by_another(tmp_path: Path, nursery: crash.Nursery) -> None:
+    lab = make(tmp_path, vanilla(SLOW), items=20)
+    stopped = nursery.start(lab, *crash.run_arguments())
+    wait_for(lambda: answered(lab, "EXP-001") >= 2, stopped)
+    other = nursery.start(lab, *crash.run_arguments())
+    wait_for(lambda: "is writing" in (lab / "output.txt").read_text(), stopped, other)
+    assert stopped.pid is not None
+    os.kill(stopped.pid, signal.SIGTERM)
+    assert (ended(stopped), ended(other)) == (1, 0)
+    assert assert_each_item_once(lab, 1, 20) == {"EXP-001": ["cancelled", "completed"]}
+
+
 # -- trying again -------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nursery: crash.Nursery) -> None:
     lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=20)
     run = nursery.start(lab, *crash.run_arguments("local"), "--retries", "1")
-    assert run.pid is not None
     for count in (0, 1):
         wait_for(lambda count=count: len(outcomes(lab, "EXP-001")) > count and answered(lab, "EXP-001") >= 2, run)
-        worker = owner_of(lab, "EXP-001", run.pid)
-        assert worker is not None
-        os.kill(worker, signal.SIGKILL)
+        os.kill(worker_of(lab, "EXP-001", run), signal.SIGKILL)
     assert ended(run) == 1
     assert status(lab, "EXP-002") == "completed", "the others did not wait for it"
     folder, record = records(lab)["EXP-001"]

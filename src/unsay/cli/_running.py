@@ -22,7 +22,7 @@ _WORDS = {
     ("skipped", False): "finished already, skipped",
     ("skipped", True): "finished by another run, skipped",
     ("failed", True): "failed in another run",
-    ("cancelled", True): "cancelled meanwhile, left alone",
+    ("cancelled", True): "left alone",
 }
 _UNITS = {"data": "rows", "train": "steps", "evaluate": "answers"}
 

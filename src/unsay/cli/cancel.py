@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from unsay.store.read import Entry
 
 _LOOK_EVERY = 0.2
-_BEFORE = "cancelled with `unsay cancel` before it began"
-_GONE = "its process was gone; cancelled with `unsay cancel`"
+_GOING_ON = ("pending", "running")
 
 
 def command(
@@ -90,13 +89,14 @@ def _cancel(place: Entry) -> str:
     experiment = place.folder.parent if read.limit_of(place.folder.name) is not None else place.folder
     for last in (False, True):
         record = read.record(place.folder)
-        if record is None or record.status not in ("pending", "running"):
+        if record is None or record.status not in _GOING_ON:
             return "nothing"
         if record.status == "running" and record.attempts and stopping.ask(experiment, place.folder, record):
             return "asked"
-        why = _BEFORE if record.status == "pending" else _GONE
+        why = f"{stopping.CALLED_OFF}; its process was gone"
         try:
-            return "cancelled" if stopping.close(experiment, place.folder, "cancelled", why, wait=1.0) else "nothing"
+            closed = stopping.close(experiment, place.folder, "cancelled", why, of=_GOING_ON, wait=1.0)
+            return "cancelled" if closed else "nothing"
         except LockedError:  # it was begun just now
             if last:
                 raise

@@ -1,6 +1,6 @@
 """Ending what should not go on: asking whoever carries an experiment out to stop, and writing down what nobody does.
 
-    asked = stopping.ask(lab / "…/fewshot_8", record)      # SIGTERM on this machine, a request file for another one
+    asked = stopping.ask(lab / "…/fewshot_8", record)      # a request file, and SIGTERM on this machine
     with stopping.heeding(folder, attempt): …              # in the process that is asked
 
 A process is known by its start as well as its number: what was given the same number later is never hit.
@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -25,11 +25,11 @@ from unsay.store import claims, layout, read, write
 LOOK_EVERY = 5.0
 """Seconds between two looks at the result folder for a request."""
 
-_asked: list[str] = []
+CALLED_OFF = "cancelled with `unsay cancel`"
 
 
-def ask(experiment: Path, folder: Path, record: ExperimentRecord) -> str | None:
-    """Ask whoever carries out the last attempt to stop: return how (`signal` or `request`), None where nobody does.
+def ask(experiment: Path, folder: Path, record: ExperimentRecord) -> bool:
+    """Ask whoever carries out the last attempt to stop; return whether anybody does.
 
     `experiment` is the experiment's folder, `folder` that of the result: the same, or its `limit_<n>` folder.
     """
@@ -39,24 +39,33 @@ def ask(experiment: Path, folder: Path, record: ExperimentRecord) -> str | None:
         if owner is None or (owner.pid, owner.host, owner.boot_id) != (attempt.pid, attempt.host, attempt.boot_id):
             continue
         if owner.is_here() and not owner.is_there():
-            return None
-        if owner.is_here() and owner.ask_to_stop():
-            return "signal"
+            return False
         by = claims.me()
         request = {"schema": SCHEMA, "attempt": attempt.started, "pid": attempt.pid, "by": f"{by.host}:{by.pid}"}
         write.write_json(folder / layout.CANCEL, request)
-        return "request"
-    return None
+        if owner.is_here():  # else, and where this user may not send signals, it looks for the request
+            owner.ask_to_stop()
+        return True
+    return False
 
 
-def close(experiment: Path, folder: Path, status: str, error: str, *, wait: float = 0.0) -> bool:
-    """Write down how an experiment ended that was never begun, or whose process is gone without a word.
+def is_called_off(record: ExperimentRecord) -> bool:
+    """Say whether somebody cancelled an experiment, rather than stopped a run that was at it."""
+    last = record.attempts[-1] if record.attempts else None
+    stopped = last is not None and last.outcome == "cancelled" and not (last.error or "").startswith(CALLED_OFF)
+    return record.status == "cancelled" and not stopped
+
+
+def close(
+    experiment: Path, folder: Path, status: str, error: str, *, of: Sequence[str] = ("running",), wait: float = 0.0
+) -> bool:
+    """Write down how an experiment ended whose process is gone without a word; with `of` also one that is pending.
 
     Return whether there was something to write; LockedError where somebody is at work.
     """
     with write.lock(experiment, wait=wait):
         record = read.record(folder)
-        if record is None or record.status not in ("pending", "running"):
+        if record is None or record.status not in of:
             return False
         attempts = record.attempts
         if record.status == "running" and attempts and attempts[-1].outcome is None:
@@ -67,29 +76,18 @@ def close(experiment: Path, folder: Path, status: str, error: str, *, wait: floa
     return True
 
 
-def reason() -> str | None:
-    """Return why this process asked itself to stop; None where it did not."""
-    return _asked[-1] if _asked else None
-
-
 @contextmanager
 def heeding(folder: Path, attempt: Attempt) -> Iterator[None]:
-    """Interrupt this process's main thread when it is asked to stop an attempt, or when its claim was taken over."""
-    path = folder / layout.CANCEL
+    """Interrupt this process's main thread when it is asked to stop an attempt, or when its claim was taken over.
+
+    A KeyboardInterrupt that leaves the block says why, whoever raised it.
+    """
+    request = folder / layout.CANCEL
     over = threading.Event()
-    _asked.clear()
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
-            why = _request(path, attempt)
-            try:
-                claims.check(path)
-            except ClaimLostError as error:
-                why = str(error)
-            except OSError:
-                continue
-            if why is not None:
-                _asked.append(why)
+            if _reason(request, attempt) is not None:
                 _interrupt()
                 return
 
@@ -97,19 +95,28 @@ def heeding(folder: Path, attempt: Attempt) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except KeyboardInterrupt as error:
+        why = _reason(request, attempt)
+        if why is None:
+            raise
+        raise KeyboardInterrupt(why) from error
     finally:
         over.set()
         thread.join()
         with suppress(OSError, StoreError):
-            claims.check(path)
-            path.unlink(missing_ok=True)
+            claims.check(request)
+            request.unlink(missing_ok=True)
 
 
-def _request(path: Path, attempt: Attempt) -> str | None:
+def _reason(request: Path, attempt: Attempt) -> str | None:
+    """Return why this process is to stop what it carries out; None where it is not."""
     try:
-        asked = json.loads(path.read_bytes())
+        claims.check(request)
+        asked = json.loads(request.read_bytes())
         if (asked["attempt"], asked["pid"]) == (attempt.started, attempt.pid):
-            return f"cancelled with `unsay cancel` (by {asked['by']})"
+            return f"{CALLED_OFF} (by {asked['by']})"
+    except ClaimLostError as error:
+        return str(error)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

@@ -232,3 +232,16 @@ def test_a_claim_is_not_left_behind_by_an_error(tmp_path: Path) -> None:
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() <= before + 1
+
+
+def test_a_process_that_was_given_the_same_number_is_never_asked_to_stop(tmp_path: Path) -> None:
+    with holding(tmp_path) as child:
+        (claim,) = claims.found(tmp_path)
+        assert claim.owner is not None
+        earlier = replace(claim.owner, process_start=claim.owner.process_start - 1)
+        assert not earlier.ask_to_stop()
+        time.sleep(0.2)
+        assert child.poll() is None
+        assert claim.owner.ask_to_stop()
+        assert child.wait(10) == -signal.SIGTERM
+        assert not claim.owner.ask_to_stop()
