@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from unsay.engine import kernel, padded
-from unsay.engine.memory import free_memory, out_of_memory
+from unsay.engine.memory import free_memory, out_of_memory, release, too_little_memory
 from unsay.engine.options import Options
 from unsay.engine.sampling import Sampler
 from unsay.engine.sequence import Choice, Finished, Request, Rules, WritingSequence
@@ -84,7 +84,7 @@ class Engine:
             slots = min(len(possible), self.options.slots or PADDED) if way == "padded" else 1
             self.facts |= {"engine": way, "why": str(error), "slots": slots}
         sequences = [WritingSequence(request, self.rules) for request in possible]
-        yield from padded.generate(self.model, sequences, self.options, slots, way)
+        yield from padded.generate(self.model, sequences, self.options, way, self.facts)
 
 
 class _Schedule:
@@ -293,18 +293,14 @@ class _Schedule:
     def _take_less(self, failure: str) -> None:
         """Go on with half the slots, or with shorter pieces of prompts; what was held is read again."""
         if self.memory.count == 1 and self.chunk <= TRUNK:
-            raise EvaluationError(
-                f"expected one answer of up to {self.longest} tokens to fit into the memory of {self.model.device}, "
-                f"got: {failure}; lower max_new_tokens, or take a smaller model"
-            )
+            raise too_little_memory(self.model, self.longest, failure)
         unfinished = [sequence for sequence in self.sequences if sequence is not None]
         self.waiting.extendleft(reversed(unfinished))
         count = max(1, self.memory.count // 2)
         if self.memory.count == 1:
             self.chunk //= 2
         del self.memory
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(self.model.device)
         self.memory = self._slots(count)
         self.sequences = [None] * count
         self.held = [[] for _ in self.sequences]

@@ -41,7 +41,8 @@ def compiled() -> Callable[..., None] | None:
         from unsay.engine._kernel import attend_slots
     except Exception:  # no Numba, or one that does not fit to its neighbours: it says so in many ways
         return None
-    return attend_slots
+    run: Callable[..., None] = attend_slots
+    return run
 
 
 def attend(

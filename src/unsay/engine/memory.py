@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+
+from unsay.errors import EvaluationError
 
 # What a container may use and uses: control groups of version 2, then of version 1.
 _GROUPS = (
@@ -28,6 +31,20 @@ def free_memory(device: torch.device) -> int:
 def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory ran out, on a GPU or elsewhere."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def release(device: torch.device) -> None:
+    """Give back what torch holds and does not use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def too_little_memory(model: Any, tokens: int, failure: str) -> EvaluationError:
+    """Return the error that one answer alone is too much."""
+    return EvaluationError(
+        f"expected one answer of up to {tokens} tokens to fit into the memory of {model.device}, got: {failure}; "
+        "lower max_new_tokens, or take a smaller model"
+    )
 
 
 def _left_in_groups() -> list[int]:

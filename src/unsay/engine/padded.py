@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from transformers import DynamicCache
 
+from unsay.engine.memory import out_of_memory, release, too_little_memory
 from unsay.engine.options import Options
 from unsay.engine.sampling import Sampler
 from unsay.engine.sequence import Finished, WritingSequence
@@ -23,16 +24,32 @@ Way = Literal["padded", "single", "uncached"]
 
 
 def generate(
-    model: Any, sequences: Iterable[WritingSequence], options: Options, slots: int, way: Way
+    model: Any, sequences: Iterable[WritingSequence], options: Options, way: Way, facts: dict[str, Any]
 ) -> Iterator[Finished]:
-    """Yield the answers in the order they end, `slots` sequences at a time."""
+    """Yield the answers in the order they end, `facts["slots"]` at a time, fewer where the memory is too small.
+
+    Raises EvaluationError when one answer alone is too much for the memory.
+    """
     waiting = list(sequences)
     while waiting:
         # Similar lengths share a batch; the longest first, so that running out of memory shows at once.
         waiting.sort(key=lambda sequence: -len(sequence.context))
-        batch, waiting = waiting[:slots], waiting[slots:]
-        yield from _Batch(model, options, way != "uncached").run(batch)
+        batch, waiting = waiting[: facts["slots"]], waiting[facts["slots"] :]
+        failure = None
+        try:
+            yield from _Batch(model, options, way != "uncached").run(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            failure = str(error)
+        # Outside the handler, so that the failed step's tensors are gone.
         waiting.extend(sequence for sequence in batch if sequence.finish_reason is None)
+        if failure is not None:
+            if facts["slots"] == 1:
+                raise too_little_memory(model, len(batch[0].context), failure)
+            facts["slots"] //= 2
+            facts["out_of_memory"] = facts.get("out_of_memory", 0) + 1
+            release(model.device)
 
 
 @torch.inference_mode()

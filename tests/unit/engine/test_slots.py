@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.tiny import tiny_model
 from tests.unit.engine.test_engine import load, options, prompts
 from unsay import engine
-from unsay.engine.slots import Chunk, Slots, Step, taken_over
+from unsay.engine import padded
+from unsay.engine.slots import CannotTakeOverError, Chunk, Slots, Step, taken_over
 from unsay.errors import EvaluationError
 from unsay.records import Key
 from unsay.settings import Decode
@@ -178,6 +179,39 @@ def test_an_answer_that_does_not_fit_alone_is_an_error(qwen: Pair, monkeypatch: 
     monkeypatch.setattr("unsay.engine.slots._check", lambda *_: None)
     with pytest.raises(EvaluationError, match="lower max_new_tokens"):
         answers_of(engine.Engine(qwen.model, options(Decode())), prompts(qwen.plain))
+
+
+def test_padded_batches_that_are_too_much_are_halved(qwen: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise CannotTakeOverError("not this one")
+
+    monkeypatch.setattr("unsay.engine.engine.taken_over", refuse)
+    decode = Decode(max_new_tokens=20)
+    whole = engine.Engine(qwen.model, options(decode, batch_size=8))
+    expected = answers_of(whole, prompts(qwen.plain))
+    assert whole.facts["engine"] == "padded"
+    read, write, calls = padded._Cached.read, padded._Cached.write, [0]
+
+    def scarce(self: Any, tokens: list[int]) -> torch.Tensor:
+        calls[0] += 1
+        if len(tokens) > 2 and calls[0] > 5:
+            raise torch.OutOfMemoryError("no memory left")
+        return write(self, tokens)
+
+    monkeypatch.setattr(padded._Cached, "write", scarce)
+    halved = engine.Engine(qwen.model, options(decode, batch_size=8))
+    assert answers_of(halved, prompts(qwen.plain)) == expected
+    assert halved.facts["slots"] <= 2
+    assert halved.facts["out_of_memory"] == 2
+
+    def none(self: Any, contexts: list[list[int]]) -> torch.Tensor:
+        if len(contexts[0]) > 20:  # the trial before the first answer still passes
+            raise torch.OutOfMemoryError("no memory left")
+        return read(self, contexts)
+
+    monkeypatch.setattr(padded._Cached, "read", none)
+    with pytest.raises(EvaluationError, match="lower max_new_tokens"):
+        answers_of(engine.Engine(qwen.model, options(decode)), [tuple(range(5, 40))])
 
 
 def test_a_model_that_always_undoes_ends(qwen: Pair) -> None:
