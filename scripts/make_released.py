@@ -54,7 +54,9 @@ def shorten(lab: Path) -> None:
     for path in [*outputs.rglob("training_loss.*"), *outputs.rglob("README.md"), *outputs.rglob(".*")]:
         if path.is_file():
             path.unlink()
-    names = {str(lab): "/a/lab", str(Path(unsay.__file__).parent): "/a/unsay", os.uname().nodename: "a-machine"}
+    host = os.uname().nodename
+    names = {str(lab): "/a/lab", str(Path(unsay.__file__).parent): "/a/unsay"}
+    names |= {f'"host": "{host}"': '"host": "a-machine"', f"on {host};": "on a-machine;"}
     for path in (lab / layout.PAGE, *outputs.rglob("*.json")):
         text = path.read_text(encoding="utf-8")
         for name, instead in names.items():
