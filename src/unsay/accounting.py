@@ -70,8 +70,9 @@ class Meter:
         with self._lock:
             self._close()
             cuda = _cuda()
-            for device in range(cuda.device_count() if cuda is not None else 0):
-                cuda.reset_peak_memory_stats(device)
+            with suppress(RuntimeError):  # a device that is broken: the stage itself will say so
+                for device in range(cuda.device_count() if cuda is not None else 0):
+                    cuda.reset_peak_memory_stats(device)
             self._stage = _Stage(stage, time.monotonic(), self._energy.read(), _clear_peak(), host_peak())
 
     def count(self, spent: Mapping[str, Any]) -> None:
@@ -157,11 +158,14 @@ def spent_here(processes: int = 1) -> dict[str, Any]:
     Where so many `processes` work together, each with a GPU, it speaks for all of them.
     """
     cuda = _cuda()
-    memory = [int(cuda.max_memory_allocated(at)) for at in range(cuda.device_count())] if cuda is not None else []
-    used = [at for at, most in enumerate(memory) if most]
-    if used and processes > 1:
-        used = list(range(min(processes, len(memory))))
-    gpus = [str(getattr(cuda.get_device_properties(at), "uuid", f"cuda:{at}")) for at in used]
+    memory: list[int] = []
+    gpus: list[str] = []
+    with suppress(RuntimeError):
+        memory = [int(cuda.max_memory_allocated(at)) for at in range(cuda.device_count())] if cuda is not None else []
+        used = [at for at, most in enumerate(memory) if most]
+        if used and processes > 1:
+            used = list(range(min(processes, len(memory))))
+        gpus = [str(getattr(cuda.get_device_properties(at), "uuid", f"cuda:{at}")) for at in used]
     return {"gpus": gpus, "peak_memory_bytes": host_peak(), "peak_gpu_memory_bytes": max(memory, default=0) or None}
 
 

@@ -282,7 +282,7 @@ class Attempt:
     hardware: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds per stage (`data`, `train`, `evaluate`)."""
+    """Seconds per stage (`open`, `data`, `train`, `evaluate`)."""
     usage: dict[str, Any] = field(default_factory=dict)
     """Per stage: tokens, GPU seconds, energy, highest memory, `reasons` of what is None; see `unsay.accounting`."""
     code: dict[str, Any] = field(default_factory=dict)

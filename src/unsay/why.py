@@ -23,7 +23,8 @@ from unsay.runner import known_id
 from unsay.store import layout, read, shared
 from unsay.store.read import Entry
 
-SKIP, RESUME, NEW, START, RUNNING = "skip", "resume", "new", "start", "running"
+SKIP, RESUME, COMPLETE, NEW, START, RUNNING = "skip", "resume", "complete", "new", "start", "running"
+"""`complete`: it is finished, and files of the result are gone; they are made again from what is there."""
 OTHER = "other"
 """The file has it, if at all, as an experiment with another folder."""
 
@@ -114,7 +115,7 @@ def explain(entry: Entry, plan: Plan | None = None) -> Explanation:
     now, wanted_identity = spec(wanted), identity(wanted)
     if outcome is None:
         job = Job(wanted, plan.output_dir, limit=entry.limit)
-        outcome = _outcome(entry, record, same=record.identity == wanted_identity, done=job.is_done())
+        outcome = _outcome(entry, record, job, same=record.identity == wanted_identity)
     trained = wanted.settings.training is not None
     keeps = shared.trained_as(record.spec) == shared.trained_as(now) if trained else None
     changes = differences(record.spec, now)
@@ -128,11 +129,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Chan
     return tuple(Change(name, one.get(name), two.get(name)) for name in names if one.get(name) != two.get(name))
 
 
-def _outcome(entry: Entry, record: ExperimentRecord, *, same: bool, done: bool) -> str:
+def _outcome(entry: Entry, record: ExperimentRecord, job: Job, *, same: bool) -> str:
     if record.status == "running" and read.liveness(record, entry.folder) is None:
         return RUNNING
-    if done:
-        return SKIP
+    if job.is_finished():
+        return COMPLETE if job.missing_files() else SKIP
     if not record.attempts:
         return START
     return RESUME if same and record.status != "completed" else NEW

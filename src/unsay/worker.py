@@ -38,6 +38,8 @@ _WRITTEN_BELOW = (layout.DATA, layout.TRAIN)
 _WAIT_FOR_LOCK = 2.0
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HEARTBEAT_EVERY = 5.0
+_FIRST = "open"
+"""What is done before a method names a stage: importing, opening the model and the data, hashing them."""
 _VERSIONED = (
     "unsay", "torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "tokenizers", "safetensors", "numpy"
 )  # fmt: skip
@@ -248,6 +250,7 @@ class _Observed:
         self._report(event)
 
     def __enter__(self) -> _Observed:
+        self.meter.begin(_FIRST)
         self._thread.start()
         return self
 

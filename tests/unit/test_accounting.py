@@ -356,7 +356,7 @@ def test_a_run_counts_its_tokens_and_those_of_the_attempt_that_was_killed(
         ],
     }  # fmt: skip
     (tmp_path / "lab.yaml").write_text(json.dumps(document))
-    plan = config.load(tmp_path / "lab.yaml")
+    plan = config.load(tmp_path / "lab.yaml", output_dir=tmp_path / "outputs")
     job = Job(plan.experiments[0], plan.output_dir, device="cpu", batch_size=1)
     assert carry_out(job, lambda event: None).status == "completed"
     record = read.record(job.folder)

@@ -148,6 +148,7 @@ def test_other_files_make_a_new_result(lab: Lab, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("status", "changes", "outcome", "words"),
     [
+        ("completed", {"files": {"metrics": layout.METRICS}}, why.COMPLETE, "makes files again that are gone"),
         ("failed", {}, why.RESUME, "goes on where it stopped"),
         ("running", {"attempts": (attempt_here(2**22 - 1),)}, why.RESUME, "goes on where it stopped"),
         ("pending", {"attempts": ()}, why.START, "starts it: it was never tried"),

@@ -68,6 +68,7 @@ def _of_the_file(found: Explanation, file: str) -> Iterator[str]:
     old = f"superseded/{found.record.identity[:12]}/"
     meaning = {
         why.SKIP: f"A run of {file} skips it: everything that counts for its numbers is as it was.",
+        why.COMPLETE: f"A run of {file} makes files again that are gone; nothing that counts for its numbers differs.",
         why.RESUME: f"A run of {file} goes on where it stopped: everything that counts for its numbers is as it was.",
         why.START: f"A run of {file} starts it: it was never tried.",
         why.RUNNING: f"It is at work now; a run of {file} leaves it to its process.",

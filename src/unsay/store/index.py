@@ -36,6 +36,8 @@ FORMAT = 1
 """Version of the tables; a copy with another one is made again."""
 SETTLED = 2_000_000_000
 """Nanoseconds after which a time stamp is trusted: a file can change twice within one tick of its file system."""
+TICK = 0.1
+"""Seconds in which the clock of a file system goes on."""
 WORTH_WRITING = 50
 """Stamps that are written though nothing else changed; below that, looking again is cheaper."""
 
@@ -143,6 +145,8 @@ class Index:
         """Folders with nothing new but their stamp."""
         self._connection: Connection | None = None
         self._can_write = os.access(self.lab, os.W_OK)
+        self._folders_tell = True
+        """Whether a folder's time says that something in it came or went; there are file systems where it does not."""
 
     def refresh(self, progress: Progress | None = None) -> list[Summary]:
         """Return every experiment as it is on disk now, in the order of their folders."""
@@ -179,7 +183,7 @@ class Index:
         unread: list[str] = []
         for path, folder in known.items():
             try:
-                if not folder.stamp or folder.stamp != _stamp(_status(f"{self._root}/{path}")):
+                if not (self._folders_tell and folder.stamp) or folder.stamp != _stamp(_status(f"{self._root}/{path}")):
                     other.append(path)
                 elif folder.record_stamp is not None and not self._is_read(folder, path):
                     unread.append(path)
@@ -316,12 +320,26 @@ class Index:
             if self._connection is None:
                 self._connection, paths = _empty(), set(self._known)
             _update(self._connection, paths, self._known)
-            write.write_bytes(self.lab / layout.INDEX, _sealed(self._connection.serialize()))
+            self._folders_tell = self._write(_sealed(self._connection.serialize()))
         except _failures():
+            return False
+        if not self._folders_tell:
             return False
         self._changed.clear()
         self._restamped.clear()
         return True
+
+    def _write(self, data: bytes) -> bool:
+        """Write the copy. False, and no copy, where the lab folder's time does not say that something was written."""
+        path = self.lab / layout.INDEX
+        for pause in (0.0, TICK):
+            time.sleep(pause)
+            before = _status(self._root).st_mtime_ns
+            write.write_bytes(path, data)
+            if _status(self._root).st_mtime_ns != before:
+                return True
+        path.unlink()
+        return False
 
 
 def summaries(lab: Path, wanted: Filter | None = None, progress: Progress | None = None) -> list[Summary]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,6 +225,29 @@ def test_without_sqlite_the_files_are_read(tmp_path: Path, monkeypatch: pytest.M
     change_record(lab / ARMS[0].folder, notes="seen")
     assert_true(lab, kept)
     assert not (lab / layout.INDEX).exists()
+
+
+def test_where_folders_do_not_say_that_they_changed_there_is_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some file systems in user space."""
+    lab = make_lab(tmp_path / "outputs")
+    status = index._status
+
+    def fixed(path: str) -> os.stat_result:
+        found = status(path)
+        if not Path(path).is_dir():
+            return found
+        values = {name: getattr(found, name) for name in ("st_dev", "st_ino", "st_size")}
+        return SimpleNamespace(**values, st_mtime_ns=5)  # type: ignore[return-value]
+
+    monkeypatch.setattr(index, "_status", fixed)
+    kept = Index(lab)
+    assert_true(lab, kept)
+    assert not (lab / layout.INDEX).exists()
+    make(lab, Arm("EXP-300", config="fewshot_3"))
+    assert_true(lab, kept)
+    assert "EXP-300" in [one.id for one in kept.refresh()]
 
 
 def test_a_folder_in_its_place_is_left_alone(tmp_path: Path) -> None:
