@@ -256,7 +256,7 @@ def register(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
 
 def _with_ids(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:
     """Give every experiment of the plan its id, in file order, and leave a `pending` record for new ones."""
-    with write.lock(plan.output_dir, wait=60.0):
+    with write.lock(plan.output_dir, wait=300.0):  # many runs that begin at once take their turns
         records = [(entry.record, entry.relative) for entry in read.find(plan.output_dir)]
         folders = {record.id: folder for record, folder in records if record is not None and record.limit is None}
         _refuse_taken_ids(plan, folders)

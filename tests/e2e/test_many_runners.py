@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import itertools
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ import pytest
 from tests import crash
 from unsay import cli
 from unsay.records import ExperimentRecord
-from unsay.store import claims, layout, read
+from unsay.store import claims, layout, read, write
 
 ITEMS = 6
 PATIENCE = 300.0
@@ -297,6 +299,35 @@ def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nurs
 
     assert ended(nursery.start(lab, *crash.run_arguments())) == 0
     assert assert_each_item_once(lab, 2, 20)["EXP-001"] == ["failed", "failed", "completed"]
+
+
+def full_once() -> None:
+    """Let the disk be full when the third answer is to be written, and have room again afterwards."""
+    original, calls = write._append, itertools.count(1)
+
+    def append(descriptor: int, data: bytes) -> None:
+        if next(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor, data)
+
+    write._append = append
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_failure_that_may_pass_is_tried_again_where_that_was_asked_for(
+    tmp_path: Path, nursery: crash.Nursery, retries: int
+) -> None:
+    lab = make(tmp_path, vanilla(8))
+    run = nursery.start(lab, *crash.run_arguments(), "--retries", str(retries), inside=full_once)
+    assert ended(run) == 1 - retries
+    assert outcomes(lab, "EXP-001") == ["failed", "completed"][: 1 + retries]
+    error = records(lab)["EXP-001"][1].attempts[0].error or ""
+    assert "No space left" in error
+    assert layout.TRACES in error
+    assert "Traceback" in (lab / "output.txt").read_text()
+    if not retries:
+        assert ended(nursery.start(lab, *crash.run_arguments())) == 0
+    assert_each_item_once(lab, 1)
 
 
 # -- another machine ----------------------------------------------------------------------------------------------

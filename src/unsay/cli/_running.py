@@ -164,8 +164,12 @@ def _document(plan: Plan, ended: Sequence[Ended]) -> dict[str, Any]:
     for entry in read.find(plan.output_dir):
         each = outcomes.get(entry.folder) or outcomes.get(entry.folder.parent)
         if each is not None:
-            rows.append(tables.row(entry).to_json() | {"outcome": each.status, "outcome_error": each.error})
+            rows.append(tables.row(entry).to_json() | _outcome(each))
     return {"schema": 1, "output_dir": str(plan.output_dir), "experiments": rows}
+
+
+def _outcome(ended: Ended) -> dict[str, Any]:
+    return {"outcome": ended.status, "outcome_error": ended.error, "outcome_elsewhere": ended.elsewhere}
 
 
 def _print_results(plan: Plan, ended: Sequence[Ended], limit: int | None) -> None:

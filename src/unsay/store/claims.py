@@ -302,12 +302,6 @@ def found(folder: Path) -> list[Found]:
     return claims
 
 
-def holder(folder: Path) -> Found | None:
-    """Return who is at work in a folder, as far as can be told without writing: by this machine's clock."""
-    alive = [each for each in found(folder) if each.is_alive(time.time())]
-    return next((each for each in alive if not each.shared), next(iter(alive), None))
-
-
 def check(path: Path) -> None:
     """Raise ClaimLostError where a claim of this process on a folder above `path` was taken over."""
     place = path.absolute()
