@@ -3,6 +3,7 @@
     python -m unsay.evaluate.guarded COMMAND…      # ends, with everything the command started, when its input closes
 
 The command gets an environment without what this interpreter's is bent by, as it may be another environment's Python.
+What it prints goes on to standard output without secrets (`unsay.redaction`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 import threading
 from typing import Any
 
+from unsay.redaction import redact
+
 GRACE = 10.0
 """Seconds between asking the command to end and ending it."""
 _OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
@@ -25,10 +28,20 @@ def main() -> int:
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, _stop)
     # A session of its own: its processes can be ended together, and a Ctrl-C in a terminal does not reach them first.
-    command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+    command = subprocess.Popen(
+        sys.argv[1:],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
     threading.Thread(target=_watch_input, daemon=True).start()
+    printing = threading.Thread(target=_pass_on, args=[command], daemon=True)
+    printing.start()
     try:
         code = command.wait()
+        printing.join(GRACE)
         return code if code >= 0 else 128 - code  # as a shell says it: 137 is killed
     finally:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -45,6 +58,13 @@ def _end(command: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(command.pid, signal.SIGKILL)
     command.wait()
+
+
+def _pass_on(command: subprocess.Popen[bytes]) -> None:
+    assert command.stdout is not None
+    for line in command.stdout:
+        sys.stdout.buffer.write(redact(line.decode("utf-8", "replace")).encode("utf-8", "replace"))
+        sys.stdout.buffer.flush()
 
 
 def _watch_input() -> None:

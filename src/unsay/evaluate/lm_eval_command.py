@@ -30,6 +30,7 @@ from unsay.evaluate.lm_eval_model import PromptingLM
 from unsay.evaluate.setup import open_model
 from unsay.model_names import named
 from unsay.records import Key
+from unsay.redaction import redact
 from unsay.settings import Decode
 
 NAME = "unsay"
@@ -423,7 +424,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         cli_evaluate()
     except UnsayError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 1
     return 0
 

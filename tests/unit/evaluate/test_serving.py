@@ -164,3 +164,20 @@ guard.wait()
     while ours(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_what_a_server_prints_is_kept_without_secrets(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    code = "import os, sys; print('token', os.environ['HF_TOKEN'], flush=True); sys.exit('http://me:pw@host is gone')"
+    with log.open("wb") as output:
+        guard = subprocess.Popen(
+            [*serving.GUARD, sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"HF_TOKEN": "a secret of mine"},
+        )
+        assert guard.wait(60) == 1
+    assert guard.stdin is not None
+    guard.stdin.close()
+    assert log.read_text() == "token [redacted]\nhttp://[redacted]@host is gone\n"
