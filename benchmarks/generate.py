@@ -207,6 +207,11 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
         answers = {done.request.prompt_ids: list(done.ids) for done in generator.generate(requests)}
         return CLOCK() - begun, answers
 
+    # The first calls of a process compile and choose: neither side pays for that.
+    warm = engine.Options(Decode(max_new_tokens=3), EMPTY, frozenset(), tokenizer.decode)
+    list(engine.generate(model, [engine.Request(Key("t", at), ids[at]) for at in range(2)], warm))
+    model.generate(torch.tensor(ids[:1]), max_new_tokens=3, do_sample=False, eos_token_id=None)
+
     prompts = statistics.mean(map(len, ids))
     print(f"{setting}: {len(ids)} documents, prompts of {prompts:.0f} tokens, answers of "
           f"{statistics.mean(lengths.values()):.0f} (longest {most})")  # fmt: skip

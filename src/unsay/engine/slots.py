@@ -175,6 +175,7 @@ class _Forward:
         self.spare = self.reach - sum(end for _, end in self.ends) / max(self.top, 1)
         """Tokens beyond its own end that a slot's attention reads on average."""
         self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
+        self._read_masks: dict[tuple[int, int, int | None, torch.dtype], torch.Tensor] = {}
 
     @cached_property
     def lengths(self) -> torch.Tensor:
@@ -213,7 +214,8 @@ class _Forward:
             if self.memory.trunk is not None:
                 trunk = self.memory.trunk
                 seen.insert(0, (trunk.keys[layer][0], trunk.values[layer][0]))
-            parts.append(_read(query[0, :, here], seen, scale, window, softcap, sinks))
+            mask = self._read_mask(len(chunk.ids), sum(side.shape[1] for side, _ in seen), window, query.dtype)
+            parts.append(_read(query[0, :, here], seen, scale, mask, softcap, sinks))
         return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
 
     def _decode(
@@ -325,6 +327,20 @@ class _Forward:
             self._masks[window, dtype] = mask[:, None, None]
         return self._masks[window, dtype]
 
+    def _read_mask(self, n: int, total: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """What the last `n` of `total` tokens do not see, as -inf: (n, total); None where it is what comes later."""
+        if n == total and (window is None or window >= total):
+            return None
+        key = n, total, window, dtype
+        if key not in self._read_masks:
+            places, own = torch.arange(total, device=self.device), torch.arange(total - n, total, device=self.device)
+            hidden = places > own[:, None]
+            if window is not None:
+                hidden |= places <= own[:, None] - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
+            self._read_masks[key] = mask.masked_fill_(hidden, float("-inf"))
+        return self._read_masks[key]
+
     def _trunk_mask(self, window: int, dtype: torch.dtype) -> torch.Tensor:
         offset = self.memory.offset
         hidden = torch.arange(offset, device=self.device) < self.lengths[:, None] + offset - window
@@ -336,26 +352,20 @@ def _read(
     query: torch.Tensor,
     seen: Sequence[tuple[torch.Tensor, torch.Tensor]],
     scale: float,
-    window: int | None,
+    mask: torch.Tensor | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Causal attention of one sequence's newest tokens, (heads, n, dimension); the result is (n, heads, dimension).
 
     `seen` are keys and values, (key/value heads, tokens, dimension) each, one behind the other; the query's own tokens
-    are the last ones.
+    are the last ones. `mask` is (n, tokens); None: each of the query's tokens sees those before it, and there are no
+    others.
     """
     heads, n, width = query.shape
     keys, values = seen[0] if len(seen) == 1 else (torch.cat(side, dim=1) for side in zip(*seen, strict=True))
     shared, total = keys.shape[0], keys.shape[1]
     grouped = query.view(shared, heads // shared, n, width)
-    mask = None
-    if n < total or (window is not None and window < total):
-        places, own = torch.arange(total, device=query.device), torch.arange(total - n, total, device=query.device)
-        hidden = places > own[:, None]
-        if window is not None:
-            hidden |= places <= own[:, None] - window
-        mask = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill_(hidden, float("-inf"))
     if softcap is None and sinks is None:
         group = (shared, heads // shared, total, -1)
         result = scaled_dot_product_attention(
