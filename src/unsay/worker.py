@@ -131,9 +131,9 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
     """Write the record as `running`, moving an earlier, different result aside; None when there is nothing to do."""
     folder = job.result_folder
     wanted = identity(job.experiment)
-    before = read.record(folder)
     if job.is_done():
         return None
+    before = _as_left(folder)
     # A finished result that lost a file is gone on with: what is there still is not made again.
     resumes = before is not None and before.identity == wanted and (before.status != "completed" or job.is_finished())
     if before is not None and before.attempts and not resumes:
@@ -153,17 +153,18 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
         notes=(before.notes if before else "") or (main.notes if main else "") or experiment.notes,
         limit=job.limit,
         start=before.start if before and resumes and before.start else now(),
-        attempts=(*_earlier_attempts(folder, before, wanted), _new_attempt(job, log)),
+        attempts=(*(before.attempts if before and before.identity == wanted else ()), _new_attempt(job, log)),
     )
     write.write_json(folder / layout.EXPERIMENT, record.to_json())
     return record
 
 
-def _earlier_attempts(folder: Path, before: ExperimentRecord | None, wanted: str) -> tuple[Attempt, ...]:
-    """Return the attempts at this very result; what one that was killed took is known from its last sign of life."""
-    if before is None or before.identity != wanted:
-        return ()
-    return with_heartbeat(before.attempts, read.heartbeat(folder), ended=True)
+def _as_left(folder: Path) -> ExperimentRecord | None:
+    """Return a folder's record; what an attempt took that was killed is known from its last sign of life."""
+    record = read.record(folder)
+    if record is None:
+        return None
+    return replace(record, attempts=with_heartbeat(record.attempts, read.heartbeat(folder), ended=True))
 
 
 def _new_attempt(job: Job, log: Path | None) -> Attempt:

@@ -392,3 +392,11 @@ def test_a_run_counts_its_tokens_and_those_of_the_attempt_that_was_killed(
     assert whole["tokens_written"] == 12 + sum(trace.counts.sampled for trace in left)
     assert whole["peak_memory_bytes"] == 2**40
     assert whole["seconds"] > 100.5
+
+    # The same where the next run makes a new result: what the killed one took goes along to superseded/.
+    write.write_json(job.folder / layout.EXPERIMENT, replace(record, status="running", attempts=(killed,)).to_json())
+    write.write_json(job.folder / layout.HEARTBEAT, beat | {"usage": {"evaluate": half}})
+    assert carry_out(replace(job, experiment=replace(job.experiment, seed=7)), lambda event: None).status == "completed"
+    earlier = read.record(layout.superseded(job.folder, record.identity))
+    assert earlier is not None
+    assert total(earlier.attempts)["total"]["seconds"] == 100.5

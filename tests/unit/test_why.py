@@ -15,7 +15,7 @@ from unsay import cli, config, why
 from unsay.identity import identity, spec
 from unsay.job import Job
 from unsay.records import Attempt, ExperimentRecord
-from unsay.store import layout, read, write
+from unsay.store import archive, layout, read, write
 from unsay.store.claims import boot_id, hostname
 from unsay.worker import carry_out
 
@@ -260,7 +260,9 @@ def test_a_run_does_what_was_said(lab: Lab, tiny_models: Callable[..., Path]) ->
     plan = lab.write(ASKED, model=model, fewshot_0={"base": "fewshot_0", "decode": {"max_new_tokens": 5}})
     found = lab.explain("EXP-001")
     assert (found.outcome, names(found)) == (why.NEW, ["settings.decode.max_new_tokens"])
+    archive.archive(folder)
     run()
+    assert lab.explain("EXP-001").entry.archived, "a run brings nothing back"
     (earlier,) = lab.explain("EXP-001", file=False).earlier
     assert earlier.folder.name == found.record.identity[:12]
     assert [change.name for change in earlier.changes or ()] == ["settings.decode.max_new_tokens"]
