@@ -173,17 +173,15 @@ class Found:
 
     def who(self) -> str:
         """Name its holder and what can be done about it."""
-        folder = self.path.parent
+        does = f"is {'reading' if self.shared else 'writing'} {self.path.parent}"
         if self.owner is None:
-            return f"another process is writing {folder} (its claim {self.path.name} cannot be read)"
-        return f"process {self.owner.pid} on {self.owner.host} is writing {folder}"
+            return f"another process {does} (its claim {self.path.name} cannot be read)"
+        return f"process {self.owner.pid} on {self.owner.host} {does}"
 
-    def stop(self) -> str:
+    def how_to_stop(self) -> str:
         if self.owner is None:
             return "or stop it"
-        return (
-            f"or stop it with `kill {self.owner.pid}`" if self.owner.is_here() else f"or stop it on {self.owner.host}"
-        )
+        return f"or stop it {f'with `kill {self.owner.pid}`' if self.owner.is_here() else f'on {self.owner.host}'}"
 
 
 @dataclass
@@ -238,8 +236,8 @@ def take(folder: Path, *, wait: float = 0.0, shared: bool = False) -> Claim:
                 return claim
         if time.monotonic() >= deadline:
             raise LockedError(
-                f"{other.who()}. Wait until it has finished (`unsay status` shows how far it is), {other.stop()}; "
-                "then run the same command again."
+                f"{other.who()}. Wait until it has finished (`unsay status` shows how far it is), "
+                f"{other.how_to_stop()}; then run the same command again."
             )
         time.sleep(min(random.uniform(0.02, 0.2), max(0.0, deadline - time.monotonic())))
 
@@ -268,14 +266,14 @@ def _try(folder: Path, shared: bool) -> tuple[Claim, Found | None]:
     """Leave a claim, then look: return it, or who is in the way after it was taken back."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{layout.CLAIM_PREFIX}{layout.SHARED if shared else ''}{os.urandom(6).hex()}"
-    claim = Claim(folder / name, shared)
+    claim = Claim(folder.absolute() / name, shared)
     temporary = folder / f"{layout.TEMPORARY_PREFIX}{name}{layout.TEMPORARY_SUFFIX}"
     try:
         temporary.write_text(json.dumps(me().to_json()) + "\n", encoding="utf-8")
         temporary.rename(claim.path)
         now = claim.path.stat().st_mtime
         for other in found(folder):
-            if other.path == claim.path:
+            if other.path.name == name:
                 continue
             if not other.is_alive(now):
                 other.path.unlink(missing_ok=True)
@@ -306,7 +304,7 @@ def check(path: Path) -> None:
     """Raise ClaimLostError where a claim of this process on a folder above `path` was taken over."""
     place = path.absolute()
     for claim in tuple(_held):
-        if claim.path.parent.absolute() in (place, *place.parents):
+        if claim.path.parent in (place, *place.parents):
             claim.check()
 
 
@@ -315,8 +313,7 @@ def _is_shared(path: Path) -> bool:
 
 
 def _owner(path: Path) -> Owner | None:
-    content = path.read_bytes()
     try:
-        return Owner.from_json(json.loads(content))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return Owner.from_json(json.loads(path.read_bytes()))
+    except (PermissionError, ValueError, KeyError, TypeError, AttributeError):
         return None

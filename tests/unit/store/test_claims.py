@@ -120,6 +120,29 @@ def test_the_clock_that_counts_is_the_file_systems(tmp_path: Path, monkeypatch: 
         claims.take(tmp_path)
 
 
+def test_a_claim_that_may_not_be_read_is_believed_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = leave(tmp_path, claims.me())
+    original = Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:  # root may read everything
+        if self.name == path.name:
+            raise PermissionError(13, "Permission denied")
+        return original(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(LockedError, match="cannot be read"):
+        claims.take(tmp_path)
+
+
+def test_a_claim_holds_wherever_its_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with write.lock(Path("lab")):
+        claims.found(Path("lab"))[0].path.unlink()
+        monkeypatch.chdir("/")
+        with pytest.raises(ClaimLostError):
+            write.write_text(tmp_path / "lab" / "file", "x")
+
+
 def test_an_owner_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_EVERY", 0.05)
     claim = claims.take(tmp_path)
@@ -188,7 +211,7 @@ if sys.argv[3] == "elsewhere":  # nobody can look for anybody's process: only si
     claims.Owner.is_here = lambda self: False
 print("ready", flush=True)
 sys.stdin.readline()
-until = time.monotonic() + 3
+until = time.monotonic() + 1
 won = 0
 while time.monotonic() < until:
     try:
