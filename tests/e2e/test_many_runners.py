@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import time
@@ -179,6 +180,24 @@ def test_eight_runs_share_forty_experiments_and_two_are_killed(tmp_path: Path, n
     sharing += [{"method": "sft", "config": f"longer/{length}"} for length in range(5, 9)]
     lab = make(tmp_path, *sharing, *(vanilla(length) for length in range(10, 45)))
     share(nursery, lab, 40, doomed=["local", "inline"], others=["local"] * 2 + ["inline"] * 4)
+
+
+@pytest.mark.slow
+def test_runs_that_keep_dying_get_a_lab_done_all_the_same(tmp_path: Path, nursery: crash.Nursery) -> None:
+    """Three at a time; every moment one of them is killed, whatever it is at, and another one begins."""
+    rng = random.Random(0)
+    lab = make(tmp_path, *SHARING, *(vanilla(length) for length in range(10, 20)), vanilla(SLOW), items=12)
+    runs = [nursery.start(lab, *crash.run_arguments()) for _ in range(3)]
+    for _ in range(30):
+        time.sleep(rng.uniform(0, 1.5))
+        place = rng.randrange(len(runs))
+        crash.kill(runs[place])
+        runs[place] = nursery.start(lab, *crash.run_arguments())
+    assert {ended(run) for run in runs} == {0}, (lab / "output.txt").read_text()
+    attempts = assert_each_item_once(lab, 13, 12)
+    killed = sum(outcome is None for seen in attempts.values() for outcome in seen)
+    assert {outcome for seen in attempts.values() for outcome in seen} <= {None, "completed"}
+    assert 3 <= killed <= 30
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------
