@@ -300,13 +300,12 @@ def test_what_a_stopped_run_was_at_is_gone_on_with_by_another(tmp_path: Path, nu
 
 
 def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nursery: crash.Nursery) -> None:
-    lab = make(tmp_path, vanilla(SLOW), vanilla(5), items=20)
+    lab = make(tmp_path, vanilla(SLOW), items=20)
     run = nursery.start(lab, *crash.run_arguments("local"), "--retries", "1")
     for count in (0, 1):
         wait_for(lambda count=count: len(outcomes(lab, "EXP-001")) > count and answered(lab, "EXP-001") >= 2, run)
         os.kill(worker_of(lab, "EXP-001", run), signal.SIGKILL)
     assert ended(run) == 1
-    assert status(lab, "EXP-002") == "completed", "the others did not wait for it"
     folder, record = records(lab)["EXP-001"]
     assert record.status == "failed"
     assert outcomes(lab, "EXP-001") == ["failed", "failed"]
@@ -317,7 +316,7 @@ def test_a_killed_worker_is_tried_again_as_often_as_allowed(tmp_path: Path, nurs
     assert "tried again later (1 of 1)" in (lab / "output.txt").read_text()
 
     assert ended(nursery.start(lab, *crash.run_arguments())) == 0
-    assert assert_each_item_once(lab, 2, 20)["EXP-001"] == ["failed", "failed", "completed"]
+    assert assert_each_item_once(lab, 1, 20) == {"EXP-001": ["failed", "failed", "completed"]}
 
 
 def full_once() -> None:
@@ -367,7 +366,7 @@ def test_a_run_on_another_machine_is_waited_for_asked_to_stop_and_taken_over(
     tmp_path: Path, nursery: crash.Nursery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab = make(tmp_path, vanilla(SLOW), items=24)
-    other = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
+    other = nursery.start(lab, *crash.run_arguments(), inside=elsewhere)
     wait_for(lambda: answered(lab, "EXP-001") >= 2, other)
     folder, record = records(lab)["EXP-001"]
     assert record.attempts[-1].host == "elsewhere"
@@ -378,7 +377,7 @@ def test_a_run_on_another_machine_is_waited_for_asked_to_stop_and_taken_over(
     assert not (folder / layout.CANCEL).exists()
 
     # It goes on, and dies without a word: nobody here can look for its process.
-    other = nursery.start(lab, *crash.run_arguments("local"), inside=elsewhere)
+    other = nursery.start(lab, *crash.run_arguments(), inside=elsewhere)
     before = answered(lab, "EXP-001")
     wait_for(lambda: answered(lab, "EXP-001") > before + 1, other)
     crash.kill(other)
