@@ -166,8 +166,9 @@ class _Run:
             return None
         if replace(job, force=False).is_done():
             return Ended(job.experiment, "skipped", elsewhere=True)
-        if record.status == "failed" and record.identity == identity(job.experiment):
-            return Ended(job.experiment, "failed", record.attempts[-1].error, elsewhere=True)
+        with suppress(UnsayError):  # what cannot be compared is tried, and says why
+            if record.status == "failed" and record.identity == identity(job.experiment):
+                return Ended(job.experiment, "failed", record.attempts[-1].error, elsewhere=True)
         return None
 
     def _carry_out(self, job: Job) -> Outcome:

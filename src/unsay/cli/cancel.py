@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from unsay.store.read import Entry
 
 _LOOK_EVERY = 0.2
-_GOING_ON = ("pending", "running")
+_GOING_ON = ("pending", "running", "cancelled")
+"""What a run may begin or go on with; a cancelled one where it was a run that was stopped."""
 
 
 def command(
@@ -89,11 +90,11 @@ def _cancel(place: Entry) -> str:
     experiment = place.folder.parent if read.limit_of(place.folder.name) is not None else place.folder
     for last in (False, True):
         record = read.record(place.folder)
-        if record is None or record.status not in _GOING_ON:
+        if record is None or record.status not in _GOING_ON or stopping.is_called_off(record):
             return "nothing"
         if record.status == "running" and record.attempts and stopping.ask(experiment, place.folder, record):
             return "asked"
-        why = f"{stopping.CALLED_OFF}; its process was gone"
+        why = f"{stopping.CALLED_OFF}; its process was gone" if record.status == "running" else stopping.CALLED_OFF
         try:
             closed = stopping.close(experiment, place.folder, "cancelled", why, of=_GOING_ON, wait=1.0)
             return "cancelled" if closed else "nothing"

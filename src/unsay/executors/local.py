@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -74,7 +75,8 @@ class _Process:
             return Outcome("failed", f"the worker {how}; its log is {self.log}", self.log, code < 0, silent=True)
         if outcome.status == "busy":  # nothing was done, so that there is nothing to tell
             for path in (self.log, self.log.with_suffix(JOB_SUFFIX)):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
         return outcome
 
     def cancel(self) -> None:

@@ -59,7 +59,7 @@ def is_called_off(record: ExperimentRecord) -> bool:
 def close(
     experiment: Path, folder: Path, status: str, error: str, *, of: Sequence[str] = ("running",), wait: float = 0.0
 ) -> bool:
-    """Write down how an experiment ended whose process is gone without a word; with `of` also one that is pending.
+    """Write down how an experiment ended whose process is gone without a word; `of` names other statuses to end.
 
     Return whether there was something to write; LockedError where somebody is at work.
     """
@@ -68,8 +68,9 @@ def close(
         if record is None or record.status not in of:
             return False
         attempts = record.attempts
-        if record.status == "running" and attempts and attempts[-1].outcome is None:
-            attempts = (*attempts[:-1], replace(attempts[-1], outcome=status, error=error))
+        if attempts and attempts[-1].outcome in (None, "cancelled"):
+            said = "; ".join(filter(None, (error, attempts[-1].error)))
+            attempts = (*attempts[:-1], replace(attempts[-1], outcome=status, error=said))
         end = datetime.now().astimezone().isoformat(timespec="seconds")
         record = replace(record, status=status, end=end, attempts=attempts)
         write.write_json(folder / layout.EXPERIMENT, record.to_json())

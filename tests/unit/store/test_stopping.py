@@ -83,6 +83,17 @@ def test_a_stopped_run_does_not_call_an_experiment_off(
     assert stopping.is_called_off(replace(record, attempts=()))
 
 
+def test_what_a_stopped_run_left_can_be_called_off(tmp_path: Path) -> None:
+    attempt = replace(MINE, outcome="cancelled", error="stopped by SIGINT")
+    record = replace(record_of(ARMS[0]), status="cancelled", attempts=(attempt,))
+    write.write_json(tmp_path / layout.EXPERIMENT, record.to_json())
+    assert stopping.close(tmp_path, tmp_path, "cancelled", stopping.CALLED_OFF, of=("cancelled",))
+    closed = read.record(tmp_path)
+    assert closed is not None
+    assert stopping.is_called_off(closed)
+    assert closed.attempts[-1].error == f"{stopping.CALLED_OFF}; stopped by SIGINT"
+
+
 def test_what_is_pending_or_completed_is_not_closed_unless_asked_for(tmp_path: Path) -> None:
     record = replace(record_of(ARMS[0]), status="pending", attempts=())
     path = tmp_path / layout.EXPERIMENT
