@@ -369,6 +369,10 @@ def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
 
 def common_items(a: Side, b: Side) -> tuple[str, ...]:
     """Return the items whose id, reference and (where both are known) question agree in all runs, in natural order."""
+    return tuple(sorted(_common_items(a, b), key=read.natural))
+
+
+def _common_items(a: Side, b: Side) -> list[str]:
     runs = (*a.runs, *b.runs)
     common = []
     for item in runs[0].items:
@@ -377,7 +381,7 @@ def common_items(a: Side, b: Side) -> tuple[str, ...]:
         references = {reference for _, reference in known}
         if len(known) == len(runs) and len(references) == 1 and len(questions) <= 1:
             common.append(item)
-    return tuple(sorted(common, key=read.natural))
+    return common
 
 
 def why_not(a: Side, b: Side) -> str | None:
@@ -391,7 +395,7 @@ def why_not(a: Side, b: Side) -> str | None:
                 f"expected the same items, got {len(first.items)} in {first.name} and {len(run.items)} in {run.name}, "
                 f"{both} of them in both (item {example} is in only one)"
             )
-    common = set(common_items(a, b))
+    common = set(_common_items(a, b))
     if len(common) == len(first.items):
         return None
     others_of = sorted((item for item in first.items if item not in common), key=read.natural)

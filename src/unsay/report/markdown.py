@@ -246,7 +246,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
 
 def _comparisons(rows: Sequence[Row]) -> list[str]:
     entries = [row.entry for row in rows]
-    found = tables.differences(entries)
+    found, left = tables.compared(entries)
     lines = ["", esc(tables.headline(found))]
     if found:
         header = _DIFFERENCES
@@ -263,7 +263,6 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         ]
         notes = [_difference_note(one) for one in found]
         lines += ["", *notes]
-    left = tables.uncompared(entries)
     if left:
         lines += ["", "Not compared:", ""]
         lines += [f"- {esc(entry.name)}: {esc(reason)}" for entry, reason in left]

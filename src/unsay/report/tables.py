@@ -303,21 +303,29 @@ def differences(entries: Iterable[Entry], metric: str = STRICT) -> list[Differen
     on the same items when dataset, item ids, gold answers and the metric's definition agree; p is adjusted (Holm)
     within each such group.
     """
-    return [one for group in _groups(entries, metric)[0] for one in _compare(_pairs(group), metric)]
+    return compared(entries, metric)[0]
 
 
 def uncompared(entries: Iterable[Entry], metric: str = STRICT) -> list[tuple[Entry, str]]:
     """Return the completed experiments that `differences` has nothing to compare with, each with the reason."""
+    return compared(entries, metric)[1]
+
+
+def compared(entries: Iterable[Entry], metric: str = STRICT) -> tuple[list[Difference], list[tuple[Entry, str]]]:
+    """Return `differences` and `uncompared` together: the scores are read once."""
+    found: list[Difference] = []
     groups, left = _groups(entries, metric)
     for group in groups:
-        paired = {id(side) for pair in _pairs(group) for side in pair}
+        pairs = _pairs(group)
+        found += _compare(pairs, metric)
+        paired = {id(side) for pair in pairs for side in pair}
         alone = [side for side in group if id(side) not in paired]
         if len(group) == 1:
             reason = "no other experiment was scored on the same items in the same way"
         else:
             reason = "no other experiment of its model on these items; `unsay compare` compares it with any other"
         left += [(run.entry, reason) for side in alone for run in side.runs]
-    return sorted(left, key=lambda one: read.natural(one[0].name))
+    return found, sorted(left, key=lambda one: read.natural(one[0].name))
 
 
 def headline(found: Sequence[Difference]) -> str:

@@ -196,12 +196,13 @@ def prompts(folder: Path) -> Iterator[Prompt]:
 
 def scores(folder: Path) -> Iterator[ItemScores]:
     """Yield the scores of every item, in the order of generated_predictions.jsonl; nothing where there is no file."""
-    for number, line in _json_lines(folder / layout.SCORES):
+    path = folder / layout.SCORES
+    for number, line in _json_lines(path):
         try:
-            yield ItemScores.from_json(schema.current(line, folder / layout.SCORES))
+            yield ItemScores.from_json(schema.current(line, path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(
-                f"{folder / layout.SCORES}:{number} holds no scores of an item ({error!r}); it was left as it is."
+                f"{path}:{number} holds no scores of an item ({error!r}); it was left as it is."
             ) from error
 
 
