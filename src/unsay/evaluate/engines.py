@@ -123,7 +123,8 @@ class Engines:
 
 
 def _kind(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: facts[name] for name in _KIND if name in facts}
+    on_gpu = str(facts.get("device", "")).startswith("cuda")
+    return {name: facts[name] for name in _KIND if name in facts and not (on_gpu and name == "threads")}
 
 
 def _short(value: Any) -> str:

@@ -29,6 +29,7 @@ import torch
 
 from unsay.accounting import host_peak
 from unsay.errors import TrainingError
+from unsay.records import SCHEMA
 from unsay.settings import Training
 from unsay.store import layout, write
 from unsay.train import curve, rewind
@@ -497,6 +498,7 @@ class Loop:
             save_file(weights, str(temporary / WEIGHTS))
             save_file(moments, str(temporary / OPTIMIZER))
             state = {
+                "schema": SCHEMA,
                 "param_groups": optimizer["param_groups"],
                 "schedule": self.schedule.state_dict(),
                 "key": self.key,
@@ -519,13 +521,13 @@ class Loop:
 
     def machine(self) -> dict[str, Any]:
         """Return what may change the last digits of a number, and nothing more."""
+        on_gpu = self.device.startswith("cuda")
         return {
-            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device,
+            "device": torch.cuda.get_device_name() if on_gpu else self.device,
             "processes": self.group.count,
             "micro_batch": self.micro_batch,
-            "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
-        }
+        } | ({} if on_gpu else {"threads": torch.get_num_threads()})
 
     def note_changes(self, state: Mapping[str, Any]) -> None:
         """Note what is otherwise now than when a checkpoint was written."""
@@ -544,16 +546,14 @@ class Loop:
         return sorted(found, key=lambda item: item[1]["step"])
 
     def resume(self, model: Any) -> None:
-        from safetensors.torch import load_file
-
         found = self.checkpoints()
         if not found:
             return
         folder, state = found[-1]
-        restore(model, load_file(str(folder / WEIGHTS)))
+        restore(model, _load(folder / WEIGHTS))
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in sorted(load_file(str(folder / OPTIMIZER)).items()):  # in one order on all processes
+        for key, value in sorted(_load(folder / OPTIMIZER).items()):  # in one order on all processes
             at, _, name = key.partition(".")
             like = parameters[int(at)]
             moments.setdefault(int(at), {})[name] = part_of(value, like) if value.shape == like.shape else value
@@ -565,6 +565,19 @@ class Loop:
             self.remember(state)
         self.note_changes(state)
         self.best, self.tokens, self.earlier = state["best"], state["tokens"], state["elapsed"]
+
+
+def _load(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(str(file)))
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"expected tensors to go on from in {file}, got: {error}; it was left as it is: move its folder away, and "
+            "run the same command again to train from the beginning"
+        ) from error
 
 
 def batch_loss(model: Any, batch: Batch, *, bf16: bool = False) -> torch.Tensor:

@@ -217,6 +217,22 @@ def test_a_stopped_training_ends_where_it_would_have_ended(setting: Setting, tmp
     assert whole_log == cut_log
 
 
+def test_a_checkpoint_that_is_damaged_is_named_and_one_that_lost_a_file_is_none(
+    setting: Setting, trained: sft.TrainResult, tmp_path: Path
+) -> None:
+    training = replace(FAST, max_steps=2, save_steps=1)
+    setting.train(tmp_path / "out", training)
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    weights = checkpoint / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(TrainingError, match=f"go on from in {weights}, got: .*move its folder away"):
+        setting.train(tmp_path / "out", training)
+    assert weights.read_bytes() == whole[:100]
+    weights.unlink()
+    assert setting.train(tmp_path / "out", training).results["resumed_from"] == 0
+
+
 def test_a_checkpoint_of_other_settings_is_not_used(setting: Setting, trained: sft.TrainResult, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "out")
     other = setting.train(tmp_path / "out", replace(FAST, learning_rate=5e-3))
