@@ -59,7 +59,7 @@ def redact(text: str) -> str:
 
 def redacted(value: Any) -> Any:
     """Return what JSON can hold with every text in it redacted, names of members included."""
-    return _redacted(value, _forms(secrets()))
+    return _redacted(value, _forms(secrets()), {})
 
 
 def found_in(text: str, known: Mapping[str, str]) -> str | None:
@@ -91,13 +91,15 @@ def _redact(text: str, forms: Iterable[str]) -> str:
     return _KNOWN.sub(REDACTED, _HEADER.sub(rf"\1{REDACTED}", text))
 
 
-def _redacted(value: Any, forms: Sequence[str]) -> Any:
+def _redacted(value: Any, forms: Sequence[str], seen: dict[str, str]) -> Any:
     if isinstance(value, str):
-        return _redact(value, forms)
+        if value not in seen:  # names of members come again and again
+            seen[value] = _redact(value, forms)
+        return seen[value]
     if isinstance(value, Mapping):
-        return {_redacted(key, forms): _redacted(item, forms) for key, item in value.items()}
+        return {_redacted(key, forms, seen): _redacted(item, forms, seen) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(item, forms) for item in value]
+        return [_redacted(item, forms, seen) for item in value]
     return value
 
 
