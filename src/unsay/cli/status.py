@@ -83,7 +83,7 @@ def command(
         _lab.print_json(_document(output_dir, _find(index, wanted, alive, None)))
         return
     console = terminal.console()
-    room = None if every_one else max(0 if watch else FIRST, console.height - _AROUND if console.is_terminal else 0)
+    room = None if every_one else _room(console, watch=watch)
     if not watch:
         _print(console, _find(index, wanted, alive, room), index.lab, wanted)
         return
@@ -119,6 +119,12 @@ def _find(index: Index, wanted: Filter, statuses: Sequence[str], room: int | Non
     entries = sorted((read.entry(index.lab, one.relative) for one in chosen), key=read.order)
     hidden = 0 if wanted.archived else sum(one.archived for one in every)
     return _Found([tables.row(each) for each in entries], len(found), Counter(one.status for one in found), hidden)
+
+
+def _room(console: Console, *, watch: bool) -> int:
+    """Return how many rows are shown at once: what stays on the screen has to fit on it, the rest may scroll."""
+    fitting = max(1, console.height - _AROUND) if console.is_terminal else 0
+    return fitting if watch and fitting else max(FIRST, fitting)
 
 
 def _statuses(wanted: Sequence[str]) -> tuple[str, ...]:

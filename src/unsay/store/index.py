@@ -13,6 +13,7 @@ for what is on disk.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -133,11 +134,12 @@ _COLUMNS = tuple(item.name for item in fields(Summary) if item.name not in ("lab
 
 
 class Index:
-    """The summaries of one lab; keep it to look again for less."""
+    """The summaries of one lab; keep it to look again for less. Several threads may share it."""
 
     def __init__(self, lab: Path) -> None:
         self.lab = lab.absolute()
         self._root = str(self.lab)
+        self._lock = threading.Lock()
         self._folders: dict[str, _Folder] | None = None
         self._gone: set[str] = set()
         self._changed: set[str] = set()
@@ -150,12 +152,13 @@ class Index:
 
     def refresh(self, progress: Progress | None = None) -> list[Summary]:
         """Return every experiment as it is on disk now, in the order of their folders."""
-        if self._folders is None:
-            self._connection, self._folders = _load(self.lab / layout.INDEX)
-        self._look(progress or (lambda done, total: None))
-        if self._can_write and (self._changed or len(self._restamped) >= WORTH_WRITING):
-            self._can_write = self._save()
-        return [self._summary(path, each) for path, each in sorted(self._folders.items()) if _is_listed(each)]
+        with self._lock:
+            if self._folders is None:
+                self._connection, self._folders = _load(self.lab / layout.INDEX)
+            self._look(progress or (lambda done, total: None))
+            if self._can_write and (self._changed or len(self._restamped) >= WORTH_WRITING):
+                self._can_write = self._save()
+            return [self._summary(path, each) for path, each in sorted(self._folders.items()) if _is_listed(each)]
 
     def _summary(self, path: str, folder: _Folder) -> Summary:
         if folder.record_stamp is None:
@@ -332,20 +335,14 @@ class Index:
     def _write(self, data: bytes) -> bool:
         """Write the copy. False, and no copy, where the lab folder's time does not say that something was written."""
         path = self.lab / layout.INDEX
-        for pause in (0.0, TICK):
-            time.sleep(pause)
+        for _ in range(2):
             before = _status(self._root).st_mtime_ns
             write.write_bytes(path, data)
             if _status(self._root).st_mtime_ns != before:
                 return True
+            time.sleep(TICK)
         path.unlink()
         return False
-
-
-def summaries(lab: Path, wanted: Filter | None = None, progress: Progress | None = None) -> list[Summary]:
-    """Return the experiments of a lab that are wanted, in the order of the page; archived ones are not, by default."""
-    found = filter(wanted or Filter(), Index(lab).refresh(progress))
-    return sorted(found, key=read.order)
 
 
 def _is_listed(folder: _Folder) -> bool:
@@ -452,7 +449,7 @@ def _sql(column: str) -> str:
 def _open() -> Connection:
     import sqlite3
 
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogatepass")
     return connection
 

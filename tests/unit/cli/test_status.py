@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.lab import ARMS, Arm, change_record, make, make_lab
 from unsay import cli
-from unsay.cli.status import FIRST
+from unsay.cli.status import _AROUND, FIRST
 from unsay.store import claims, layout, read, write
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +64,26 @@ def test_the_first_screen_has_what_changed_last_and_says_what_it_leaves_out(
     assert len(ids(out)) == 80 + 1 + len(ARMS) - 1
     assert "These are" not in out
     assert len(shown(capsys)) == 80 + 1 + len(ARMS)
+
+
+def test_watching_shows_what_fits(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    many(lab, 60)
+    monkeypatch.setattr("unsay.cli.status.time.sleep", interrupt)
+    assert cli.main(["status", "--watch"]) == 130
+    assert len(ids(capsys.readouterr().out)) == FIRST
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("LINES", "20")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["status", "--watch"]) == 130
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert len(set(ids(shown.replace("\r", "\n")))) == 20 - _AROUND  # Live writes it again at its end
+    assert "These are the 14 that changed last, of 67" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
