@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -121,21 +122,23 @@ class RedactedStream(io.TextIOBase):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._waiting = ""
+        self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
-        self._waiting += text
-        cut = max(self._waiting.rfind("\n"), self._waiting.rfind("\r")) + 1
-        if cut:
-            whole, self._waiting = self._waiting[:cut], self._waiting[cut:]
-            self._stream.write(redact(whole))
-            self._stream.flush()
+        with self._lock:
+            self._waiting += text
+            cut = max(self._waiting.rfind("\n"), self._waiting.rfind("\r")) + 1
+            if cut:
+                whole, self._waiting = self._waiting[:cut], self._waiting[cut:]
+                self._stream.write(redact(whole))
+                self._stream.flush()
         return len(text)
 
     def flush(self) -> None:
-        if self._waiting:
+        with self._lock:
             waiting, self._waiting = self._waiting, ""
             self._stream.write(redact(waiting))
-        self._stream.flush()
+            self._stream.flush()
 
     def fileno(self) -> int:
         return self._stream.fileno()
