@@ -45,7 +45,7 @@ PEER = said(0, "RuntimeError: Connection closed by peer")
     ],
 )
 def test_the_first_cause_is_told(errors: list[dict[str, Any]], message: str) -> None:
-    assert message in launch._why(errors, 2, 7)
+    assert message in str(launch._why(errors, 2, 7))
 
 
 def test_a_line_that_is_no_event_is_kept_out() -> None:
