@@ -111,9 +111,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     | FILE
     | {"foreign_scores", "handkept_page", "importers", "importing"}
     | {"job", "planning", "preflight", "report", "runner", "store"}
-    | {"accelerate_file", "estimate", "model_names", "rehearsal", "why"},
+    | {"accelerate_file", "estimate", "model_names", "rehearsal", "web", "why"},
     # a lab from Python
     "lab": BOTTOM | {"report", "store"},
+    # a lab in a browser
+    "web": BOTTOM | {"lab", "metrics", "report", "store"},
     "__init__": BOTTOM | FILE | {"lab", "report", "store"},
     "__main__": {"cli"},
 }
@@ -308,7 +310,7 @@ def test_no_file_has_a_name_that_says_nothing() -> None:
     [
         "unsay", "unsay.lab", "unsay.cli", "unsay.config", "unsay.runner", "unsay.preflight", "unsay.planning",
         "unsay.stats", "unsay.why", "unsay.accounting", "unsay.report.markdown", "unsay.report.terminal",
-        "unsay.store.read", "unsay.executors.local", "unsay.worker",
+        "unsay.store.read", "unsay.executors.local", "unsay.worker", "unsay.web.server",
     ],
 )  # fmt: skip
 def test_a_fresh_interpreter_imports_nothing_heavy(module: str) -> None:

@@ -72,6 +72,8 @@ ELSEWHERE = {
     "python benchmarks/generate.py": "tests/unit/engine/test_benchmark.py runs it on a few documents",
     "python benchmarks/resolve.py": "tests/unit/test_undo.py runs it on a few traces",
     "python benchmarks/train.py": "tests/unit/train/test_saving.py runs it on a few rows, with the slow tests",
+    "unsay view": "tests/unit/cli/test_view.py asks a real one",
+    "unsay view outputs --no-browser --port 8800": "tests/unit/cli/test_view.py asks a real one",
     "unsay export EXP-003 my-model": "tests/unit/cli/test_export.py exports a model",
     "unsay data build lab.yaml EXP-003": "tests/unit/cli/test_data.py builds rows",
     "unsay data inspect EXP-003": "tests/unit/cli/test_data.py looks at rows",

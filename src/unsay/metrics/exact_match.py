@@ -76,6 +76,16 @@ class ExactMatch(Metric):
                 values[name] = share(measured[name], definition)
         return values
 
+    def compared(self, label: str, predict: str) -> dict[str, tuple[str, str]]:
+        """Return what is compared of one item, per name: the answer found in the prediction, and the gold one."""
+        gold = self._normalised(self._cut(label))
+        patterns = ((STRICT, self.strict, 0), (FLEXIBLE, self.flexible, -1))
+        return {
+            name: (self._normalised(_extract(re.compile(pattern), predict, which)), gold)
+            for name, pattern, which in patterns
+            if pattern is not None
+        }
+
     def _cut(self, label: str) -> str:
         return label if self.gold is None else _extract(re.compile(self.gold), label, 0)
 

@@ -263,7 +263,7 @@ def _questions(one: Comparison) -> dict[str, str]:
     """Return the last line of every question, from the samples or, without a question there, from the prompt."""
     found: dict[str, str] = {}
     for run in (*one.other.runs[:1], *one.baseline.runs[:1]):
-        texts = _asked(read.samples(run.entry.folder, run.record)) | {
+        texts = asked(read.samples(run.entry.folder, run.record)) | {
             item: str(content.get("prompt") or "") for item, content in run.lines() if item not in found
         }
         for item, text in texts.items():
@@ -273,7 +273,8 @@ def _questions(one: Comparison) -> dict[str, str]:
     return found
 
 
-def _asked(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def asked(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the question of every item that lm-eval's samples name one of."""
     found: dict[str, str] = {}
     for each in lines:
         doc = each.get("doc")

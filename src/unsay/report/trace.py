@@ -34,6 +34,13 @@ def tokens(trace: Trace, table: UndoTable | None) -> list[Token]:
     return [Token(at, id, pieces[at], kinds[at]) for at, id in enumerate(trace.ids)]
 
 
+def taken_at(trace: Trace, table: UndoTable | None) -> dict[int, int]:
+    """Return the index of every token that was taken back with that of the undo that took it; {} without a table."""
+    if table is None or any(table.is_control(id) for id in _ends(trace)):
+        return {}
+    return {popped: step.index for step in replay(trace.ids, table, _ends(trace)) for popped in step.popped}
+
+
 def table_of(facts: Mapping[str, Any]) -> UndoTable | None:
     """Return the undo table an experiment recorded; None where there is none that can be read."""
     value = facts.get("undo_table")

@@ -1,0 +1,182 @@
+"""What the pages ask of a lab, kept in memory while its files do not change.
+
+looking = Looking(Path("outputs"))
+looking.every()                              # one Summary per experiment folder, as on disk now
+looking.samples("qwen3-4b/gsm8k/…")          # its items, read once
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from unsay.errors import StoreError
+from unsay.lab import Experiment, ScoredSample
+from unsay.records import MetricValue
+from unsay.report import compare, sheets
+from unsay.report.names import FLEXIBLE, STRICT
+from unsay.store import layout, read
+from unsay.store.index import Index, Summary
+from unsay.store.read import Entry
+
+KEPT = 16
+"""Experiments (and comparisons) whose items stay in memory."""
+METRICS_KEPT = 20_000
+_RIGHT = 100.0
+_ENDED = (None, "eos", "stop")
+_TAG = re.compile(r"<[^<>]*>")
+_SAYS_NOTHING = ("", "assistant", "model")
+
+T = TypeVar("T")
+
+
+class NotThereError(StoreError):
+    """The lab has no such experiment or item."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One item in a list. `right` is None without a score; `repeat` counts answers to one item, from 0."""
+
+    at: int
+    repeat: int
+    sample: ScoredSample
+    question: str
+    right: bool | None
+    haystack: str
+
+    @property
+    def undos(self) -> int:
+        return self.sample.counts.undos if self.sample.counts is not None else 0
+
+    @property
+    def cut(self) -> bool:
+        return self.sample.finish_reason not in _ENDED
+
+
+class Looking:
+    """One lab folder, looked at by several threads."""
+
+    def __init__(self, lab: Path) -> None:
+        self.lab = lab.absolute()
+        self._index = Index(self.lab)
+        self._looker = ThreadPoolExecutor(1, "unsay-index")  # SQLite wants one and the same thread
+        self._samples: _Kept[tuple[Seen, ...]] = _Kept(KEPT)
+        self._comparisons: _Kept[tuple[compare.Comparison, ...]] = _Kept(KEPT)
+        self._metrics: _Kept[Mapping[str, MetricValue]] = _Kept(METRICS_KEPT)
+
+    def close(self) -> None:
+        self._looker.shutdown()
+
+    def every(self) -> list[Summary]:
+        """Return every experiment as it is on disk now, archived and limited ones too."""
+        return self._looker.submit(self._index.refresh).result()
+
+    def entry(self, name: str) -> Entry:
+        """Return an experiment by its folder or id; NotThereError where the lab has none of that name."""
+        try:
+            return read.entry(self.lab, read.pick(self.every(), name).relative)
+        except StoreError as error:
+            raise NotThereError(str(error)) from error
+
+    def metrics(self, one: Summary) -> Mapping[str, MetricValue]:
+        """Return the metrics of a finished experiment; nothing where there are none or they cannot be read."""
+        if one.status != "completed":
+            return {}
+        stamp = _stamp(one.folder, (layout.METRICS,))
+        try:
+            return self._metrics.get(one.relative, stamp, lambda: read.metrics(one.folder))
+        except StoreError:
+            return {}
+
+    def samples(self, entry: Entry) -> tuple[Seen, ...]:
+        """Return the items of an experiment in the order of the data set; StoreError where a file is broken."""
+        names = [layout.EXPERIMENT, layout.PREDICTIONS, layout.SCORES, layout.TRACES, layout.PROMPTS]
+        found = read.samples_file(entry.folder, entry.record)
+        stamp = _stamp(entry.folder, [*names, *([found.name] if found is not None else [])])
+        return self._samples.get(entry.relative, stamp, lambda: self._read_samples(entry))
+
+    def comparisons(self, entries: Sequence[Entry]) -> tuple[compare.Comparison, ...]:
+        """Compare every experiment with the first, each seed apart; UnsayError for what cannot be compared."""
+        names = (layout.EXPERIMENT, layout.PREDICTIONS, layout.SCORES, layout.METRICS)
+        stamp = tuple(_stamp(entry.folder, names) for entry in entries)
+        key = "\n".join(entry.relative for entry in entries)
+
+        def make() -> tuple[compare.Comparison, ...]:
+            return tuple(compare.compare(compare.sides(entries, (), each_seed=True), compare.Options()))
+
+        return self._comparisons.get(key, stamp, make)
+
+    def _read_samples(self, entry: Entry) -> tuple[Seen, ...]:
+        if entry.record is None:
+            raise StoreError(entry.problem or f"{entry.folder} cannot be read")
+        summary = next(one for one in self.every() if one.relative == entry.relative)
+        questions = _questions(entry)
+        times: dict[str, int] = {}
+        found = []
+        for at, sample in enumerate(Experiment(summary).samples()):
+            question = questions.get(sample.item) or _asked(sample.prompt or "")
+            repeat = times.get(sample.item, 0)
+            times[sample.item] = repeat + 1
+            haystack = f"{sample.item}\n{question}\n{sample.predict}\n{sample.label or ''}".casefold()
+            found.append(Seen(at, repeat, sample, question, _is_right(sample), haystack))
+        return tuple(found)
+
+
+class _Kept(Generic[T]):
+    """Values by key, each made again when its stamp changed; the ones not asked for longest go."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[str, tuple[object, T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, stamp: object, make: Callable[[], T]) -> T:
+        with self._lock:
+            known = self._values.get(key)
+            if known is not None and known[0] == stamp:
+                self._values.move_to_end(key)
+                return known[1]
+        value = make()
+        with self._lock:
+            self._values[key] = (stamp, value)
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+        return value
+
+
+def _stamp(folder: Path, names: Sequence[str]) -> tuple[object, ...]:
+    found: list[object] = []
+    for name in names:
+        try:
+            status = (folder / name).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((name, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def _is_right(sample: ScoredSample) -> bool | None:
+    score = next((sample.scores[name] for name in (STRICT, FLEXIBLE) if name in sample.scores), None)
+    return None if score is None else score >= _RIGHT
+
+
+def _questions(entry: Entry) -> dict[str, str]:
+    try:
+        return sheets.asked(read.samples(entry.folder, entry.record))
+    except StoreError:
+        return {}  # only what to call the items; the answers are elsewhere
+
+
+def _asked(prompt: str) -> str:
+    """Return the last line of a prompt that is more than the name of who speaks next."""
+    lines = reversed(prompt.splitlines())
+    return next((line for line in lines if _TAG.sub("", line).strip() not in _SAYS_NOTHING), "")

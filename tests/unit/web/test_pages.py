@@ -1,0 +1,333 @@
+"""What the pages of the viewer say, each as HTML and as a document, on a small lab on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.unit.lab import Arm, change_record, make, make_lab, set_right
+from tests.unit.web.site import document, page, visit
+from unsay.report import compare, tables
+from unsay.store import archive, layout, read
+from unsay.web import pages
+
+UNDO = "qwen3-4b/gsm8k/sft/lora/train_bt"
+TRAIN = "qwen3-4b/gsm8k/sft/lora/train"
+RUNNING = Arm("EXP-011", method="sft", config="lora/run", status="running")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    return make_lab(tmp_path / "outputs")
+
+
+@pytest.fixture
+def client(lab: Path) -> Iterator[TestClient]:
+    with visit(lab) as found:
+        yield found
+
+
+def names(found: dict[str, list[dict[str, str]]]) -> list[str]:
+    return [one["name"] for one in found["experiments"]]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/", "/?status=completed&sort=bleu4_lf", f"/experiments/{UNDO}", f"/samples/{UNDO}", f"/sample/{UNDO}?item=0",
+        f"/compare?of={TRAIN}&of={UNDO}", f"/compare?of={TRAIN}&of={UNDO}&item=3",
+    ],
+)  # fmt: skip
+def test_every_page_links_to_itself_as_a_document(client: TestClient, address: str) -> None:
+    shown = page(client, address)
+    (link,) = [found["href"] for found in shown.all("a") if ".json" in (found["href"] or "")]
+    found = document(client, str(link))
+    named = [found["name"]] if "name" in found else [one["name"] for one in found.get("experiments") or found["of"]]
+    assert all(name in shown.text for name in named)
+    assert shown.all("script", src=True) == shown.all("script")
+    assert len(shown.all("h1")) == 1
+
+
+# -- lab overview -------------------------------------------------------------------
+
+
+def test_the_overview_has_every_experiment_with_its_numbers(lab: Path, client: TestClient) -> None:
+    found = document(client, "/index.json")
+    every = [entry.name for entry in read.find(lab)]
+    assert names(found) == every
+    assert found["statuses"] == {"completed": 5, "failed": 1, "pending": 1}
+    shown = page(client, "/")
+    assert [box["value"] for box in shown.all("input", name="of")] == [one["folder"] for one in found["experiments"]]
+    value = found["experiments"][0]["metrics"]["exact_match_strict"]
+    assert f"{value['value']:.2f} ± {value['stderr']:.2f}" in shown.text
+    assert "first 20 items" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("model=qwen3-0.6b", ["EXP-002"]),
+        ("status=failed", ["EXP-010"]),
+        ("method=sft&search=backtrack", ["EXP-004"]),
+        ("config=lora/low", ["qwen3-4b/gsm8k/sft/lora/low"]),
+        ("search=nothing+like+it", []),
+    ],
+)
+def test_the_overview_is_filtered(client: TestClient, query: str, expected: list[str]) -> None:
+    assert names(document(client, f"/index.json?{query}")) == expected
+    shown = page(client, f"/?{query}").text
+    assert all(name in shown for name in expected) if expected else "No experiment is like that" in shown
+
+
+def test_the_overview_is_sorted_with_what_has_no_value_last(client: TestClient) -> None:
+    up = document(client, "/index.json?sort=exact_match_strict")["experiments"]
+    down = document(client, "/index.json?sort=exact_match_strict&order=down")["experiments"]
+    values = [one["metrics"]["exact_match_strict"]["value"] for one in up if one["metrics"]]
+    assert values == sorted(values)
+    assert [one["folder"] for one in down[:5]] == [one["folder"] for one in up[:5]][::-1]
+    assert not any(one["metrics"] for one in up[5:] + down[5:])
+    assert names(document(client, "/index.json?order=down"))[0] == "qwen3-4b/gsm8k/sft/lora/low"
+    (heading,) = page(client, "/?sort=model").all("th", aria_sort=True)
+    assert heading["aria-sort"] == "ascending"
+
+
+def test_a_running_experiment_says_how_far_it_is(lab: Path, client: TestClient) -> None:
+    folder = make(lab, RUNNING)
+    beat = {"stage": "evaluate", "done": 412, "total": 1319, "so_far": {"value": 71.2, "stderr": 2.2}}
+    (folder / layout.HEARTBEAT).write_text(json.dumps(beat))
+    shown = page(client, "/?status=running")
+    assert "evaluate 412/1319" in shown.text
+    assert "EM 71.20 ± 2.20 so far" in shown.text
+    assert shown.all("form", data_running=True)
+    assert not page(client, "/?status=failed").all("form", data_running=True)
+
+
+def test_archived_experiments_are_hidden_until_asked_for(lab: Path, client: TestClient) -> None:
+    archive.archive(next(entry.folder for entry in read.find(lab) if entry.name == "EXP-001"))
+    assert "EXP-001" not in names(document(client, "/index.json"))
+    assert names(document(client, "/index.json?archived=only")) == ["EXP-001"]
+    assert "EXP-001" in names(document(client, "/index.json?archived=all"))
+
+
+def test_a_long_list_reads_only_the_experiments_of_its_page(
+    lab: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        make(lab, Arm(f"MANY-{number}", config=f"fewshot_{number + 10}", status="failed"))
+    assert document(client, "/index.json?search=MANY-")["pages"] == 2  # reads what is new, once
+    for folder in lab.rglob(layout.EXPERIMENT):  # a record that is looked at again is not trusted before two seconds
+        for path in (folder, folder.parent):
+            os.utime(path, (1_700_000_000, 1_700_000_000))
+    document(client, "/index.json")
+    read_in_full: list[str] = []
+    entry = read.entry
+    monkeypatch.setattr(read, "entry", lambda lab, relative: (read_in_full.append(relative), entry(lab, relative))[1])
+    found = document(client, "/index.json?search=MANY-&page=2")
+    assert names(found) == [f"MANY-{number}" for number in range(pages.ROWS, 150)]
+    assert sorted(read_in_full) == sorted(one["folder"] for one in found["experiments"])
+    assert page(client, "/?search=MANY-&page=2").all("a", rel="prev", href="/?search=MANY-&page=1")
+    assert document(client, "/index.json?search=MANY-&page=999")["page_number"] == 2
+
+
+def test_an_empty_lab_says_what_to_do(tmp_path: Path) -> None:
+    with visit(tmp_path) as client:
+        assert "unsay run FILE" in page(client, "/").text
+
+
+# -- one experiment -----------------------------------------------------------------
+
+
+def test_an_experiment_shows_settings_metrics_and_warnings(lab: Path, client: TestClient) -> None:
+    shown = page(client, f"/experiments/{UNDO}")
+    for text in ("decode.max_new_tokens 512", "training.lora_rank 8", "torch 2.13.0", "node7", "3 of 200 answers"):
+        assert text in shown.text
+    found = document(client, f"/experiments/{UNDO}.json")
+    assert found["record"]["identity"] in shown.text
+    assert "Undo tokens (% of sampled)" in shown.text
+    assert "Undo tokens (% of sampled)" not in page(client, f"/experiments/{TRAIN}").text
+    assert document(client, "/experiments/EXP-004.json") == found
+
+
+def test_the_loss_curve_is_drawn_from_the_log_that_is_there(lab: Path, client: TestClient) -> None:
+    assert not page(client, f"/experiments/{UNDO}").all("polyline")
+    log = layout.train(lab / UNDO) / layout.TRAINER_LOG
+    log.parent.mkdir()
+    lines = [{"current_steps": step, "loss": 1 / step} for step in range(1, 60)]
+    lines += [{"current_steps": 59, "eval_loss": 0.5}, {"current_steps": 59, "loss": 0.25}]
+    log.write_text("\n".join(map(json.dumps, lines)) + '\n{"current_steps": 60, "lo')
+    found = document(client, f"/experiments/{UNDO}.json")["curves"]
+    assert found == {"training": [[s, 1 / s] for s in range(1, 59)] + [[59, 0.25]], "held out": [[59, 0.5]]}
+    shown = page(client, f"/experiments/{UNDO}")
+    assert len(shown.all("polyline")) == 2
+    (figure,) = shown.all("svg", class_="figure")
+    assert "training ends at 0.25" in str(figure["aria-label"])
+
+
+def test_logs_are_shown_without_secrets_and_only_logs(
+    lab: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuv")
+    logs = layout.logs(lab / UNDO)
+    logs.mkdir()
+    (logs / "1.log").write_text("the first one")
+    (logs / "2.log").write_text(f"{'x' * pages.LOG_BYTES}\nlogged in with hf_abcdefghijklmnopqrstuv")
+    (logs / "elsewhere.log").symlink_to("/etc/passwd")
+    shown = page(client, f"/experiments/{UNDO}").text
+    assert "logged in with [redacted]" in shown
+    assert "bytes are left out" in shown
+    assert "the first one" in page(client, f"/experiments/{UNDO}?log=1.log").text
+    for name in ("../experiment.json", "elsewhere.log", "/etc/passwd", "3.log"):
+        assert "root:" not in page(client, f"/experiments/{UNDO}?log={name}", 404).text
+
+
+def test_a_record_that_cannot_be_read_is_shown_as_a_problem_and_left(lab: Path, client: TestClient) -> None:
+    broken = lab / UNDO / layout.EXPERIMENT
+    broken.write_text("{ not JSON")
+    assert "is not JSON" in page(client, "/?status=unreadable").text
+    assert "is not JSON" in page(client, f"/experiments/{UNDO}").text
+    assert "is not JSON" in page(client, f"/samples/{UNDO}", 422).text
+    assert "is not JSON" in document(client, f"/samples/{UNDO}.json", 422)["error"]
+    assert broken.read_text() == "{ not JSON"
+
+
+@pytest.mark.parametrize("place", ["experiments", "samples", "sample"])
+@pytest.mark.parametrize("name", ["nothing", "%2e%2e", "%2e%2e/%2e%2e/etc/passwd", "/etc/passwd", "%00", ""])
+def test_what_is_not_an_experiment_of_the_lab_is_not_there(client: TestClient, place: str, name: str) -> None:
+    answer = client.get(f"/{place}/{name}")
+    assert answer.status_code == 404
+    assert "root:" not in answer.text
+
+
+# -- samples ------------------------------------------------------------------------
+
+
+def test_samples_are_filtered_and_counted(lab: Path, client: TestClient) -> None:
+    right = [item % 3 == 0 for item in range(200)]
+    set_right(lab / UNDO, right)
+    found = document(client, f"/samples/{UNDO}.json")
+    assert found["items"] == found["matching"] == 200
+    assert found["counts"] == {"right": 67, "wrong": 133, "unscored": 0, "undone": 1, "cut": 0}
+    assert found["pages"] == 2
+    for query, expected in {
+        "outcome=right": [str(item) for item in range(0, 200, 3)],
+        "outcome=wrong&search=question+19": ["19", "190", "191", "193", "194", "196", "197", "199"],
+        "undone=1": ["0"],
+        "search=it+is+150.": ["150"],
+        "cut=1": [],
+    }.items():
+        found = document(client, f"/samples/{UNDO}.json?{query}")
+        assert [one["item"] for one in found["samples"]] == expected, query
+    shown = page(client, f"/samples/{UNDO}?outcome=right&search=question")
+    assert shown.all("a", href=f"/sample/{UNDO}?item=3&search=question&outcome=right")
+    assert shown.all("option", value="right", selected=True)
+
+
+def test_samples_follow_files_that_change(lab: Path, client: TestClient) -> None:
+    set_right(lab / TRAIN, [True] * 200)
+    assert document(client, f"/samples/{TRAIN}.json")["counts"]["right"] == 200
+    set_right(lab / TRAIN, [False] * 200)
+    assert document(client, f"/samples/{TRAIN}.json")["counts"]["wrong"] == 200
+
+
+def test_samples_of_a_running_experiment_are_those_that_are_answered(lab: Path, client: TestClient) -> None:
+    change_record(lab / UNDO, status="running")
+    found = document(client, f"/samples/{UNDO}.json")
+    assert found["counts"] == {"right": 0, "wrong": 0, "unscored": 2, "undone": 1, "cut": 0}
+    assert document(client, "/samples/qwen3-4b/gsm8k/sft/lora/low.json")["items"] == 0
+    assert "Nothing has been answered yet" in page(client, "/samples/qwen3-4b/gsm8k/sft/lora/low").text
+
+
+def test_a_broken_file_of_scores_is_named_and_left(lab: Path, client: TestClient) -> None:
+    scores = lab / UNDO / layout.SCORES
+    scores.write_text('{"schema": 1}\n')
+    assert "scores.jsonl:1" in page(client, f"/samples/{UNDO}", 422).text
+    assert scores.read_text() == '{"schema": 1}\n'
+
+
+# -- one sample ---------------------------------------------------------------------
+
+
+def test_a_sample_shows_what_was_taken_back_and_by_which_undo(client: TestClient) -> None:
+    found = document(client, f"/sample/{UNDO}.json?item=0")
+    assert [(one["kind"], one["taken_at"]) for one in found["tokens"]] == [
+        ("taken back", 1),
+        ("undo", None),
+        ("kept", None),
+        ("end", None),
+    ]
+    shown = page(client, f"/sample/{UNDO}?item=0")
+    (struck,) = shown.all("del")
+    assert struck["data-at"] == "1"
+    assert len(shown.all("del", data_token=True) + shown.all("span", data_token=True)) == 4
+    assert "4 tokens sampled, 2 kept, 1 taken back by 1 undo" in shown.text
+
+
+def test_a_sample_says_why_it_was_scored_so(lab: Path, client: TestClient) -> None:
+    set_right(lab / UNDO, [False, True] * 100)
+    wrong, right = (document(client, f"/sample/{UNDO}.json?item={item}") for item in (0, 1))
+    strict = {one["name"]: one for one in wrong["metrics"]}["exact_match_strict"]
+    assert (strict["score"], strict["found"], strict["expected"]) == (0.0, "[invalid]", "0")
+    strict = {one["name"]: one for one in right["metrics"]}["exact_match_strict"]
+    assert (strict["score"], strict["found"], strict["expected"]) == (100.0, "1", "1")
+    assert "found 1, expected 1" in page(client, f"/sample/{UNDO}?item=1").text
+    assert all(one["definition"] for one in wrong["metrics"])
+
+
+def test_the_neighbours_of_a_sample_are_those_of_the_filter(lab: Path, client: TestClient) -> None:
+    set_right(lab / UNDO, [item % 10 == 0 for item in range(200)])
+    shown = page(client, f"/sample/{UNDO}?item=50&outcome=right")
+    assert shown.all("a", rel="prev", href=f"/sample/{UNDO}?item=40&outcome=right")
+    assert shown.all("a", rel="next", href=f"/sample/{UNDO}?item=60&outcome=right")
+    assert shown.all("a", rel="up", href=f"/samples/{UNDO}?outcome=right")
+    assert not page(client, f"/sample/{UNDO}?item=190&outcome=right").all("a", rel="next")
+    assert "no answer to item" in page(client, f"/sample/{UNDO}?item=200", 404).text
+
+
+# -- comparison ---------------------------------------------------------------------
+
+
+def test_a_comparison_is_that_of_unsay_compare(lab: Path, client: TestClient) -> None:
+    entries = {entry.name: entry for entry in read.find(lab) if entry.limit is None}
+    sides = compare.sides([entries["EXP-003"], entries["EXP-004"]], (), each_seed=True)
+    (expected,) = compare.compare(sides, compare.Options())
+    (found,) = document(client, f"/compare.json?of={TRAIN}&of={UNDO}")["comparisons"]
+    assert found["metrics"] == json.loads(json.dumps([result.to_json() for result in expected.results]))
+    strict = next(result for result in expected.results if result.metric == tables.STRICT)
+    assert strict.only_other
+    shown = page(client, f"/compare?of={TRAIN}&of={UNDO}")
+    links = {str(link["href"]) for link in shown.all("a", data_open=True)}
+    item = strict.only_other[0]
+    both = "&".join(f"of={folder.replace('/', '%2F')}" for folder in (TRAIN, UNDO))
+    assert f"/compare?{both}&item={item}#item" in links
+    assert "PROTOCOL" not in shown.text
+    assert "PROTOCOL" in page(client, f"/compare?of=EXP-001&of={UNDO}").text
+
+
+def test_an_item_is_shown_side_by_side(client: TestClient) -> None:
+    found = document(client, f"/compare.json?of={TRAIN}&of={UNDO}&of=EXP-001&item=3")
+    assert [side["name"] for side in found["item"]["sides"]] == ["EXP-003", "EXP-004", "EXP-001"]
+    assert len(found["comparisons"]) == 2
+    shown = page(client, f"/compare?of={TRAIN}&of={UNDO}&item=3").text
+    assert "Question 3?" in shown
+    assert "So it is 3." in shown
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ("", 422, "expected 2 to 8 experiments"),
+        (f"of={UNDO}", 422, "expected 2 to 8 experiments"),
+        (f"of={UNDO}&of={UNDO}", 422, "expected 2 to 8 experiments"),
+        (f"of={UNDO}&of=nothing", 404, "no experiment has the id"),
+        (f"of={UNDO}&of=EXP-010", 422, "EXP-010 is failed"),
+        (f"of={UNDO}&of={UNDO}/limit_20", 422, "cannot be compared"),
+        (f"of={UNDO}&of={TRAIN}&item=x", 404, "has no answer to item"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(client: TestClient, query: str, status: int, said: str) -> None:
+    assert said in page(client, f"/compare?{query}", status).text
