@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -424,10 +424,19 @@ def _groups(entries: Iterable[Entry], metric: str) -> tuple[list[list[Side]], li
         # gold answers may agree where questions do not
         group = next((each for each in alike if compare.why_not(Side((each[0],)), Side((run,))) is None), None)
         if group is None:
-            alike.append([run])
+            alike.append([_only(run, metric, run)])
         else:
-            group.append(run)
+            group.append(_only(run, metric, group[0]))
     return [_sides(group) for alike in groups.values() for group in alike], left
+
+
+def _only(run: Run, metric: str, first: Run) -> Run:
+    """Return a run with one metric, sharing what it has in common with the first of its group: labs may be large."""
+    items = first.items if run.items == first.items else run.items
+    scores = run.scores[metric]
+    return replace(
+        run, items=items, scores={metric: {item: scores[item] for item in items if item in scores}}, order=()
+    )
 
 
 def _sides(runs: Sequence[Run]) -> list[Side]:
