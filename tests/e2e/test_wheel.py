@@ -88,6 +88,8 @@ def test_the_core_install_reads_and_reports_without_torch(install: Callable[[str
     assert "EXP-004" in succeed(programs / "unsay", "status", folder=tmp_path)
     assert "experiments in" in succeed(programs / "unsay", "report", folder=tmp_path)
     assert "EXP-004" in (tmp_path / "EXPERIMENTS.md").read_text()
+    succeed(programs / "unsay", "report", "--html", "report.html", folder=tmp_path)
+    assert "EXP-004" in (tmp_path / "report.html").read_text()
     assert "taken back" in succeed(programs / "unsay", "show", "EXP-004", "0", folder=tmp_path)
     assert "unsay-tiny" in succeed(programs / "unsay", "ls", folder=tmp_path)
     succeed(programs / "unsay", "init", folder=tmp_path)

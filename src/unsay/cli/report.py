@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def command(
     output_dir: _lab.OutputDir = _lab.DEFAULT,
     page: Annotated[Path | None, typer.Option(help="Write here instead of EXPERIMENTS.md beside the lab.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one HTML file with tables and figures instead, for any browser.")
+    ] = None,
     format: _tables.Format = None,
     output: _tables.Output = None,
     as_json: _lab.Json = False,
@@ -27,7 +30,12 @@ def command(
     wanted = _tables.wanted(format, output, as_json)
     if wanted not in (None, _tables.JSON) and page is not None:
         raise typer.BadParameter("expected --page for the page or --output for a table, got both", param_hint="--page")
+    if html is not None and (page is not None or wanted not in (None, _tables.JSON)):
+        raise typer.BadParameter("expected one of --html, --page and a table, got two of them", param_hint="--html")
     lab = _lab.existing(output_dir)
+    if html is not None:
+        _write_html(lab, html, as_json=wanted == _tables.JSON)
+        return
     if wanted not in (None, _tables.JSON):
         shown = [tables.row(entry) for entry in read.find(lab) if not entry.archived]
         _tables.give(_table(shown, str(wanted)), output)
@@ -55,6 +63,17 @@ def command(
     print(terminal(f"{len(whole)} experiments{also} in {written}"))
     if found:
         print(terminal(tables.headline(found)))
+
+
+def _write_html(lab: Path, file: Path, *, as_json: bool) -> None:
+    from unsay.report.escape import terminal
+    from unsay.web import standalone
+
+    written = standalone.write_report(lab, file)
+    if as_json:
+        _lab.print_json({"schema": 1, "html": str(written)})
+    else:
+        print(terminal(str(written)))
 
 
 def _table(rows: list[tables.Row], wanted: str) -> str:

@@ -1,1 +1,1 @@
-"""The local viewer: pages over what a lab folder holds. Reads, and writes nothing but the index."""
+"""The local viewer and the HTML report: pages over what a lab folder holds. Nothing is written but the lab's index."""

@@ -67,6 +67,8 @@ class Looking:
         self.lab = lab.absolute()
         self._index = Index(self.lab)
         self._looker = ThreadPoolExecutor(1, "unsay-index")  # SQLite wants one and the same thread
+        self._folders: frozenset[str] = frozenset()
+        """The folders of the experiments, as last seen."""
         self._samples: _Kept[tuple[Seen, ...]] = _Kept(KEPT)
         self._comparisons: _Kept[tuple[compare.Comparison, ...]] = _Kept(KEPT)
         self._metrics: _Kept[Mapping[str, MetricValue]] = _Kept(METRICS_KEPT)
@@ -76,10 +78,14 @@ class Looking:
 
     def every(self) -> list[Summary]:
         """Return every experiment as it is on disk now, archived and limited ones too."""
-        return self._looker.submit(self._index.refresh).result()
+        found = self._looker.submit(self._index.refresh).result()
+        self._folders = frozenset(one.relative for one in found)
+        return found
 
     def entry(self, name: str) -> Entry:
         """Return an experiment by its folder or id; NotThereError where the lab has none of that name."""
+        if name in self._folders:  # no need to look at the whole lab; what is in the folder is read now
+            return read.entry(self.lab, name)
         try:
             return read.entry(self.lab, read.pick(self.every(), name).relative)
         except StoreError as error:

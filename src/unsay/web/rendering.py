@@ -50,6 +50,7 @@ def _environment() -> Environment:
         "interval": numbers.interval,
         "plus_minus": numbers.shown,
         "p_value": numbers.p_value,
+        "is_percentage": numbers.is_percentage,
         "duration": costs.duration,
         "middle_out": _middle_out,
         "path": _path,
