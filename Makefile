@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check
+.PHONY: demo test test-all test-browser check
 
 demo: $(READY)
 	$(BIN)/unsay demo
@@ -16,6 +16,11 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
+
+# Debian's browser where there is none yet; installing it wants root.
+test-browser: $(READY)
+	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
 
 check: $(READY)
 	$(BIN)/ruff format --check

@@ -86,7 +86,7 @@ def test_the_core_install_reads_and_reports_without_torch(install: Callable[[str
     make_lab(tmp_path / "outputs")
     assert "Commands:" in succeed(programs / "unsay", "--help", folder=tmp_path)
     assert "EXP-004" in succeed(programs / "unsay", "status", folder=tmp_path)
-    assert "experiments in" in succeed(programs / "unsay", "report", folder=tmp_path)
+    assert "6 experiments and 1 limited runs in" in succeed(programs / "unsay", "report", folder=tmp_path)
     assert "EXP-004" in (tmp_path / "EXPERIMENTS.md").read_text()
     succeed(programs / "unsay", "report", "--html", "report.html", folder=tmp_path)
     assert "EXP-004" in (tmp_path / "report.html").read_text()

@@ -41,6 +41,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(PLACE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,
         finalize=_spelled,
         trim_blocks=True,
         lstrip_blocks=True,

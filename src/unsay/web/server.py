@@ -69,11 +69,13 @@ def application(lab: Path, host: str, port: int) -> ASGIApp:
         Route("/samples/{folder:path}", _page("samples.html", site.samples)),
         Route("/sample/{folder:path}", _page("sample.html", site.sample)),
         Route("/static/{name}", file),
+        Route("/favicon.ico", lambda request: static["icon.svg"]),  # what browsers ask for beside a document
     ]
     handlers: Mapping[Any, Any] = {
         NotThereError: lambda request, error: _said(request, 404, str(error)),
         UnsayError: lambda request, error: _said(request, 422, str(error)),
         OSError: lambda request, error: _said(request, 422, f"cannot read the lab: {error}"),
+        Exception: lambda request, error: _said(request, 500, "The viewer failed here; its terminal says how."),
         HTTPException: lambda request, error: _said(request, error.status_code, "There is no such page."),
     }
     return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=life), host, port)

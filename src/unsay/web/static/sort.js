@@ -4,7 +4,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   const body = table.tBodies[0];
   const written = [...body.rows];
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
-    if (!cell.textContent.trim()) return;
+    if (cell.querySelector(".hidden")) return; // a drawing
     const button = document.createElement("button");
     button.type = "button";
     button.append(...cell.childNodes);

@@ -46,6 +46,14 @@ if (form) {
     event.preventDefault();
     follow();
   });
+  // What was typed before this script was there.
+  const asked = new URLSearchParams(location.search);
+  const differs = [...form.elements].some((field) => {
+    if (!field.name || field.type === "hidden") return false;
+    const value = field.type === "checkbox" && !field.checked ? "" : field.value.trim();
+    return value ? !asked.getAll(field.name).map((each) => each.trim()).includes(value) : Boolean(asked.get(field.name));
+  });
+  if (differs) follow();
   setInterval(() => {
     if (document.querySelector("#results[data-running]") && !document.hidden) showList(location.href);
   }, 2000);
