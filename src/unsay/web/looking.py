@@ -20,7 +20,7 @@ from unsay.errors import StoreError
 from unsay.lab import Experiment, ScoredSample
 from unsay.records import MetricValue
 from unsay.report import compare, sheets
-from unsay.report.names import FLEXIBLE, STRICT
+from unsay.report.names import FLEXIBLE, STRICT, in_order, is_undo_measure
 from unsay.store import layout, read
 from unsay.store.index import Index, Summary
 from unsay.store.read import Entry
@@ -42,12 +42,16 @@ class NotThereError(StoreError):
 
 @dataclass(frozen=True)
 class Seen:
-    """One item in a list. `right` is None without a score; `repeat` counts answers to one item, from 0."""
+    """One item in a list. `right` is None without a score; `repeat` counts answers to one item, from 0.
+
+    `judge` is the score that says what is right, the same for all items of an experiment.
+    """
 
     at: int
     repeat: int
     sample: ScoredSample
     question: str
+    judge: str | None
     right: bool | None
     haystack: str
 
@@ -124,14 +128,18 @@ class Looking:
             raise StoreError(entry.problem or f"{entry.folder} cannot be read")
         summary = next(one for one in self.every() if one.relative == entry.relative)
         questions = _questions(entry)
+        samples = list(Experiment(summary).samples())
+        judge = _judge(entry, samples)
         times: dict[str, int] = {}
         found = []
-        for at, sample in enumerate(Experiment(summary).samples()):
+        for at, sample in enumerate(samples):
+            score = None if judge is None else sample.scores.get(judge)
             question = questions.get(sample.item) or _asked(sample.prompt or "")
             repeat = times.get(sample.item, 0)
             times[sample.item] = repeat + 1
+            right = None if score is None else score >= _RIGHT
             haystack = f"{sample.item}\n{question}\n{sample.predict}\n{sample.label or ''}".casefold()
-            found.append(Seen(at, repeat, sample, question, _is_right(sample), haystack))
+            found.append(Seen(at, repeat, sample, question, judge, right, haystack))
         return tuple(found)
 
 
@@ -170,9 +178,19 @@ def _stamp(folder: Path, names: Sequence[str]) -> tuple[object, ...]:
     return tuple(found)
 
 
-def _is_right(sample: ScoredSample) -> bool | None:
-    score = next((sample.scores[name] for name in (STRICT, FLEXIBLE) if name in sample.scores), None)
-    return None if score is None else score >= _RIGHT
+def _judge(entry: Entry, samples: Sequence[ScoredSample]) -> str | None:
+    """Return the score that says whether an answer is right: exact match, else one that is 0 or 100 for every item."""
+    names = {name for sample in samples for name in sample.scores}
+    exact = next((name for name in (STRICT, FLEXIBLE) if name in names), None)
+    if exact is not None:
+        return exact
+    values = read.metrics(entry.folder)
+    for name in in_order(names):
+        found = {sample.scores[name] for sample in samples if name in sample.scores}
+        definition = values[name].definition if name in values else name
+        if found <= {0.0, _RIGHT} and _RIGHT in found and not is_undo_measure(definition):
+            return name
+    return None
 
 
 def _questions(entry: Entry) -> dict[str, str]:

@@ -220,6 +220,7 @@ def samples(looking: Looking, entry: Entry, query: SamplesQuery) -> Document:
         **_named(entry),
         "items": len(every),
         "matching": len(found),
+        "judged_by": next((one.judge for one in every), None),
         "counts": {
             "right": sum(one.right is True for one in every),
             "wrong": sum(one.right is False for one in every),

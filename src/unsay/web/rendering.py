@@ -64,6 +64,7 @@ def _environment() -> Environment:
         "scatter": figures.scatter,
         "whisker": figures.whisker,
         "most_tokens": MOST_TOKENS,
+        "label": label,
         "columns": [(name, SHORT.get(name, label(name))) for name in COLUMNS],
     }
     return made

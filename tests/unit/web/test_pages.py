@@ -249,6 +249,18 @@ def test_a_broken_file_of_scores_is_named_and_left(lab: Path, client: TestClient
     assert scores.read_text() == '{"schema": 1}\n'
 
 
+def test_without_exact_match_another_score_of_right_and_wrong_judges(lab: Path, client: TestClient) -> None:
+    assert document(client, f"/samples/{UNDO}.json")["judged_by"] == "exact_match_strict"
+    lines = [json.loads(line) for line in (lab / UNDO / layout.SCORES).read_text().splitlines()]
+    for at, line in enumerate(lines):
+        line["scores"] = {"bleu4_lf": 12.5, "truncated": 0.0, "is_correct": 100.0 * (at < 30)}
+    (lab / UNDO / layout.SCORES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = document(client, f"/samples/{UNDO}.json")
+    assert found["judged_by"] == "is_correct"
+    assert found["counts"]["right"] == 30
+    assert "right and wrong by is_correct" in page(client, f"/samples/{UNDO}").text
+
+
 # -- one sample ---------------------------------------------------------------------
 
 
@@ -300,10 +312,10 @@ def test_a_comparison_is_that_of_unsay_compare(lab: Path, client: TestClient) ->
     strict = next(result for result in expected.results if result.metric == tables.STRICT)
     assert strict.only_other
     shown = page(client, f"/compare?of={TRAIN}&of={UNDO}")
-    links = {str(link["href"]) for link in shown.all("a", data_open=True)}
-    item = strict.only_other[0]
-    both = "&".join(f"of={folder.replace('/', '%2F')}" for folder in (TRAIN, UNDO))
-    assert f"/compare?{both}&item={item}#item" in links
+    shown_items = [button["value"] for button in shown.all("button", name="item")]
+    judged = [result for result in expected.results if result.only_other is not None]
+    lists = [(one.only_other or (), one.only_baseline or (), one.neither or ()) for one in judged]
+    assert shown_items == [item for each in lists for items in each for item in items]
     assert "PROTOCOL" not in shown.text
     assert "PROTOCOL" in page(client, f"/compare?of=EXP-001&of={UNDO}").text
 
