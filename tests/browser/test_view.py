@@ -136,9 +136,14 @@ def test_a_list_of_running_experiments_keeps_up_and_keeps_marks(
     page.goto(serve(lab) + "/")
     page.get_by_label("Compare EXP-003").check()
     assert "1 running" in page.inner_text(".count")
+    page.set_viewport_size(PHONE)
+    page.get_by_label("Compare EXP-002").focus()
+    page.locator("#results .scroll").evaluate("place => { place.scrollLeft = 120; }")
     change_record(folder, status="cancelled")
-    sync_api.expect(page.locator(".count")).to_contain_text("1 cancelled")
+    sync_api.expect(page.locator(".count")).to_contain_text("1 cancelled", timeout=15_000)
     assert page.get_by_label("Compare EXP-003").is_checked()
+    sync_api.expect(page.get_by_label("Compare EXP-002")).to_be_focused()
+    assert page.locator("#results .scroll").evaluate("place => place.scrollLeft") > 0
     page.close()
 
 

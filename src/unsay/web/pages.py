@@ -166,7 +166,7 @@ def curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _logs(entry: Entry) -> list[str]:
-    """Return the names of the logs, in the order of the attempts as far as those name them."""
+    """Return the names of the logs in natural order, which is that of the attempts."""
     folder = layout.logs(entry.folder)
     try:
         names = [path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()]

@@ -8,6 +8,10 @@
 const form = document.querySelector("form[data-live]");
 let latest = 0;
 
+function focusable(place) {
+  return [...place.querySelectorAll("a, button, input, .scroll")];
+}
+
 async function showList(address) {
   const mine = ++latest;
   let answer;
@@ -21,11 +25,15 @@ async function showList(address) {
   const fresh = page.querySelector("#results");
   const old = document.querySelector("#results");
   if (!fresh || !old || mine !== latest) return;
-  const marked = new Set([...old.querySelectorAll("input[name=of]:checked")].map((box) => box.value));
-  const focused = old.contains(document.activeElement) ? targets().indexOf(document.activeElement) : -1;
-  old.replaceWith(document.adoptNode(fresh));
-  for (const box of fresh.querySelectorAll("input[name=of]")) box.checked = marked.has(box.value);
-  if (focused >= 0) targets()[focused]?.focus();
+  if (!fresh.isEqualNode(old)) {
+    const marked = new Set([...old.querySelectorAll("input[name=of]:checked")].map((box) => box.value));
+    const focused = focusable(old).indexOf(document.activeElement);
+    const scrolled = old.querySelector(".scroll")?.scrollLeft ?? 0;
+    old.replaceWith(document.adoptNode(fresh));
+    for (const box of fresh.querySelectorAll("input[name=of]")) box.checked = marked.has(box.value);
+    if (focused >= 0) focusable(fresh)[focused]?.focus({ preventScroll: true });
+    fresh.querySelector(".scroll")?.scrollTo(scrolled, 0);
+  }
   const [before, after] = [document, page].map((each) => each.querySelector("footer a"));
   if (before && after) before.href = after.href;
 }
@@ -54,9 +62,12 @@ if (form) {
     return value ? !asked.getAll(field.name).map((each) => each.trim()).includes(value) : Boolean(asked.get(field.name));
   });
   if (differs) follow();
-  setInterval(() => {
-    if (document.querySelector("#results[data-running]") && !document.hidden) showList(location.href);
-  }, 2000);
+  const keepUp = async () => {
+    const began = performance.now();
+    if (document.querySelector("#results[data-running]") && !document.hidden) await showList(location.href);
+    setTimeout(keepUp, Math.max(2000, 10 * (performance.now() - began))); // a tenth of the server's time at most
+  };
+  setTimeout(keepUp, 2000);
 }
 
 // -- keyboard ---------------------------------------------------------------------
