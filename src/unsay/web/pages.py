@@ -169,7 +169,7 @@ def _logs(entry: Entry) -> list[str]:
     """Return the names of the logs in natural order, which is that of the attempts."""
     folder = layout.logs(entry.folder)
     try:
-        names = [path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+        names = [path.name for path in folder.glob("*.log") if path.is_file() and not path.is_symlink()]
     except OSError:
         return []
     return sorted(names, key=read.natural)

@@ -176,12 +176,13 @@ def test_logs_are_shown_without_secrets_and_only_logs(
     logs.mkdir()
     (logs / "1.log").write_text("the first one")
     (logs / "2.log").write_text(f"{'x' * pages.LOG_BYTES}\nlogged in with hf_abcdefghijklmnopqrstuv")
+    (logs / "2.job").write_text("what the worker was told")
     (logs / "elsewhere.log").symlink_to("/etc/passwd")
     shown = page(client, f"/experiments/{UNDO}").text
     assert "logged in with [redacted]" in shown
     assert "bytes are left out" in shown
     assert "the first one" in page(client, f"/experiments/{UNDO}?log=1.log").text
-    for name in ("../experiment.json", "elsewhere.log", "/etc/passwd", "3.log"):
+    for name in ("../experiment.json", "2.job", "elsewhere.log", "/etc/passwd", "3.log"):
         assert "root:" not in page(client, f"/experiments/{UNDO}?log={name}", 404).text
 
 
