@@ -366,7 +366,8 @@ def task_fingerprint(file: Path) -> str:
 
 def _included(file: Path) -> list[str]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # plain text, whatever its tags
+        # Builds texts, lists and mappings, nothing else: safe_load refuses the tags that tasks have.
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return []
     names = content.get("include", []) if isinstance(content, dict) else []

@@ -27,13 +27,6 @@ RUN = (*crash.run_arguments(), "EXP-001", "EXP-003")
 FINISHED = "unsay-tiny/own/vanilla"
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[crash.Nursery]:
-    made = crash.Nursery()
-    yield made
-    made.end()
-
-
 @dataclass(frozen=True)
 class Template:
     """A lab with one finished experiment, and what the run that is to fail does undisturbed."""

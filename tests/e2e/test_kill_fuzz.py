@@ -13,7 +13,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -25,13 +25,6 @@ from unsay.train.loop import CHECKPOINT, STATE
 
 LONGEST_DELAY = 0.04
 """Seconds between seeing something and the kill: about what one step of anything takes here."""
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[crash.Nursery]:
-    made = crash.Nursery()
-    yield made
-    made.end()
 
 
 class Lab:

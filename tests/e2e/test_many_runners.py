@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -28,13 +28,6 @@ from unsay.store import claims, layout, read, stopping, write
 
 ITEMS = 6
 PATIENCE = 300.0
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[crash.Nursery]:
-    made = crash.Nursery()
-    yield made
-    made.end()
 
 
 def make(folder: Path, *experiments: dict[str, Any], items: int = ITEMS) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +12,6 @@ import torch
 from tests import crash
 from unsay.records import ExperimentRecord
 from unsay.store import layout, read, write
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[crash.Nursery]:
-    made = crash.Nursery()
-    yield made
-    made.end()
 
 
 def two_threads() -> None:

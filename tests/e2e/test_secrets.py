@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +50,6 @@ class Environment:
 
     def __call__(self) -> None:
         os.environ |= SECRETS | {"HTTPS_PROXY": PROXY}
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[crash.Nursery]:
-    made = crash.Nursery()
-    yield made
-    made.end()
 
 
 def assert_nowhere(text: str, where: str) -> None:

@@ -84,7 +84,7 @@ def test_which_variables_are_secret() -> None:
         "HF_TOKEN": "hf_12345678",
         "SSH_KEY": __file__,
         "MONKEY": "bananabanana",
-        "PWD": "/work/somewhere",
+        "PWD": "/home/somebody",
         "SHORT_KEY": "abc",
         "PRIVATE_KEY": "-----BEGIN-----\n0123456789\nab\n-----END-----",
         "TOKENIZERS_PARALLELISM": "false---",

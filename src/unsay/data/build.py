@@ -327,7 +327,7 @@ class _Builder:
 
 _EXAMPLES_AT_ONCE = 32
 _inherited: list[_Builder] = []
-"""What a forked process builds with: tokenizers and functions travel by fork, not by pickle."""
+"""What a forked process builds with: it has its parent's tokenizer and functions, which cannot be sent."""
 
 
 def _outcomes(builder: _Builder, examples: Iterator[Example], processes: int) -> Iterator[tuple[str, _Made | _Refusal]]:

@@ -30,7 +30,8 @@ from unsay.store import layout, write
 from unsay.train import full, gate, lora, rewind, tokens
 from unsay.train.collate import supervise
 from unsay.train.group import ALONE, Group
-from unsay.train.loop import Loop, Progress, Trace, hold_out
+from unsay.train.loop import Loop, Progress
+from unsay.train.traces import Trace, hold_out
 from unsay.undo import Mask, UndoTable
 
 

@@ -22,7 +22,8 @@ from unsay.records import ERROR, UNDO, Row
 from unsay.settings import Training, UndoData
 from unsay.train import loop, sft
 from unsay.train.collate import Supervised, order
-from unsay.train.loop import Trace, batch_loss, hold_out
+from unsay.train.loop import batch_loss
+from unsay.train.traces import Trace, hold_out
 from unsay.undo import check_row, resolve
 
 Folders = Callable[..., Path]

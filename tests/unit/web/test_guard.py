@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from tests.unit.lab import make_lab
 from tests.unit.web.site import ADDRESS, visit
 from unsay.store import layout
 from unsay.web import guard
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Path:
-    return make_lab(tmp_path / "outputs")
-
-
-@pytest.fixture
-def client(lab: Path) -> Iterator[TestClient]:
-    with visit(lab) as found:
-        yield found
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:8765", "LOCALHOST:8765", "[::1]:8765"])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.unit.lab import Arm, change_record, make, make_lab
-from tests.unit.web.site import Page, document, page, visit
+from tests.unit.lab import Arm, change_record, make
+from tests.unit.web.site import Page, document, page
 from unsay.records import Attempt, Counts, Key, Prompt, Trace
 from unsay.store import layout, write
 
@@ -74,17 +73,6 @@ def is_harmless(shown: Page) -> None:
             assert address is None or address.startswith(("/", "#")), address
             assert address is None or not address.startswith("//"), address
     assert not ACTING & set(shown.html)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Path:
-    return make_lab(tmp_path / "outputs")
-
-
-@pytest.fixture
-def client(lab: Path) -> Iterator[TestClient]:
-    with visit(lab) as found:
-        yield found
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.unit.lab import Arm, change_record, make, make_lab, set_right
+from tests.unit.lab import Arm, change_record, make, set_right
 from tests.unit.web.site import document, page, visit
 from unsay.report import compare, tables
 from unsay.store import archive, layout, read
@@ -19,17 +18,6 @@ from unsay.web import pages
 UNDO = "qwen3-4b/gsm8k/sft/lora/train_bt"
 TRAIN = "qwen3-4b/gsm8k/sft/lora/train"
 RUNNING = Arm("EXP-011", method="sft", config="lora/run", status="running")
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Path:
-    return make_lab(tmp_path / "outputs")
-
-
-@pytest.fixture
-def client(lab: Path) -> Iterator[TestClient]:
-    with visit(lab) as found:
-        yield found
 
 
 def names(found: dict[str, list[dict[str, str]]]) -> list[str]:
