@@ -11,7 +11,6 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -70,19 +69,15 @@ class Looking:
     def __init__(self, lab: Path) -> None:
         self.lab = lab.absolute()
         self._index = Index(self.lab)
-        self._looker = ThreadPoolExecutor(1, "unsay-index")  # SQLite wants one and the same thread
         self._folders: frozenset[str] = frozenset()
         """The folders of the experiments, as last seen."""
         self._samples: _Kept[tuple[Seen, ...]] = _Kept(KEPT)
         self._comparisons: _Kept[tuple[compare.Comparison, ...]] = _Kept(KEPT)
         self._metrics: _Kept[Mapping[str, MetricValue]] = _Kept(METRICS_KEPT)
 
-    def close(self) -> None:
-        self._looker.shutdown()
-
     def every(self) -> list[Summary]:
         """Return every experiment as it is on disk now, archived and limited ones too."""
-        found = self._looker.submit(self._index.refresh).result()
+        found = self._index.refresh()
         self._folders = frozenset(one.relative for one in found)
         return found
 

@@ -13,7 +13,6 @@ import json
 import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -42,14 +41,7 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 def application(lab: Path, host: str, port: int) -> ASGIApp:
     """Return the application that answers for one lab at one address."""
-    looking = Looking(lab)
-    site = _Site(looking)
-
-    @asynccontextmanager
-    async def life(app: Starlette) -> Any:
-        yield
-        looking.close()
-
+    site = _Site(Looking(lab))
     static = {
         name: Response(text, media_type=_TYPES[Path(name).suffix]) for name, text in rendering.static_files().items()
     }
@@ -78,7 +70,7 @@ def application(lab: Path, host: str, port: int) -> ASGIApp:
         Exception: lambda request, error: _said(request, 500, "The viewer failed here; its terminal says how."),
         HTTPException: lambda request, error: _said(request, error.status_code, "There is no such page."),
     }
-    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=life), host, port)
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), host, port)
 
 
 def listen(host: str, port: int | None) -> socket.socket:
