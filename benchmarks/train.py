@@ -109,7 +109,7 @@ def turn(side: str, vocabulary: int, count: int, threads: int) -> dict[str, Any]
 
     from unsay.train import lora
     from unsay.train.collate import collate, order
-    from unsay.train.loop import batch_loss
+    from unsay.train.loss import batch_loss
     from unsay.train.traces import Trace
 
     warnings.simplefilter("ignore")

@@ -31,9 +31,10 @@ from unsay.errors import TrainingError
 from unsay.records import SCHEMA
 from unsay.settings import Training
 from unsay.store import layout, write
-from unsay.train import curve, rewind
+from unsay.train import curve
 from unsay.train.collate import Batch, Supervised, collate, order
 from unsay.train.group import ALONE, Group, StartAgainError, close, part_of, restore, trainable, whole
+from unsay.train.loss import batch_loss
 from unsay.train.reporting import NONE, Reporters
 from unsay.train.traces import Trace
 
@@ -517,27 +518,6 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
             f"expected tensors to go on from in {file}, got: {error}; it was left as it is: move its folder away, and "
             "run the same command again to train from the beginning"
         ) from error
-
-
-def batch_loss(model: Any, batch: Batch, *, bf16: bool = False) -> torch.Tensor:
-    """Return the weighted sum of the losses at the supervised positions.
-
-    The output layer sees those positions only, which with a large vocabulary is most of the work; whatever a model does
-    to its logits afterwards (scaling, capping) still happens.
-    """
-    head = model.get_output_embeddings()
-
-    def choose(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][batch.chosen].unsqueeze(0), *inputs[1:])
-
-    hook = head.register_forward_pre_hook(choose)
-    try:
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(**rewind.inputs(model, batch)).logits[0]
-    finally:
-        hook.remove()
-    losses = torch.nn.functional.cross_entropy(batch.at_labels(logits).float(), batch.targets, reduction="none")
-    return (losses * batch.weights).sum()
 
 
 def _recompute(model: Any) -> None:

@@ -22,7 +22,7 @@ from unsay.records import ERROR, UNDO, Row
 from unsay.settings import Training, UndoData
 from unsay.train import loop, sft
 from unsay.train.collate import Supervised, order
-from unsay.train.loop import batch_loss
+from unsay.train.loss import batch_loss
 from unsay.train.traces import Trace, hold_out
 from unsay.undo import check_row, resolve
 

@@ -16,7 +16,7 @@ from unsay.models import family_of
 from unsay.records import Row
 from unsay.train import rewind, tokens
 from unsay.train.collate import collate, order, supervise
-from unsay.train.loop import batch_loss
+from unsay.train.loss import batch_loss
 from unsay.undo import MASKS, Action, UndoStack, UndoTable, loss_weights, resolve
 
 U, LINE, END, NEWLINE = 90, 91, 99, 9
