@@ -3,12 +3,13 @@
     plan = load(Path("gsm8k.yaml"))
     plan.experiments[0].folder          # 'qwen3-4b/gsm8k/vanilla/lm_eval/fewshot_8'
 
-The file has six parts, all optional but one of the last two:
+The file has seven parts, all optional but one of the last two:
 
     output_dir     the lab folder, relative to the current directory (default `outputs`)
     models         name: path (hub id or folder), adapter, template, revision, trust_remote_code
     datasets       name: path (hub id, folder or file), task, format, columns, answer, dev_share
     configs        name: base or train_as, method, and settings
+    executor       where to run: a name, a profile or a mapping (`unsay.placement`)
     experiments    a list of lines: model, dataset, method, config; id, seed, notes and settings if wanted
     matrix         lines without id whose lists are axes: one experiment for each combination
 
@@ -35,11 +36,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unsay import catalog, definitions, identity, located, overrides, redaction
+from unsay import catalog, definitions, identity, located, overrides, placement, redaction
 from unsay.definitions import Dataset, Definitions, Model, Named, absolute
 from unsay.errors import ConfigError, UnsayError
 from unsay.located import Located
 from unsay.overrides import SFT, VANILLA
+from unsay.placement import Placement
 from unsay.settings import Decode, Prompting, Settings, Training, UndoData
 from unsay.store import layout, shared
 from unsay.suffix import suffix
@@ -49,7 +51,7 @@ __all__ = ["Dataset", "Experiment", "Model", "Plan", "experiment_from_json", "ex
 DEFAULT_OUTPUT_DIR = "outputs"
 LARGEST_MATRIX = 10_000
 
-_TOP = ("output_dir", "models", "datasets", "configs", "experiments", "matrix")
+_TOP = ("output_dir", "models", "datasets", "configs", "executor", "experiments", "matrix")
 _PARTS = ("model", "dataset", "method", "config")
 _LINE = ("id", *_PARTS, "seed", "notes", *overrides.SETTING_KEYS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -86,6 +88,8 @@ class Plan:
     output_dir: Path
     """Absolute."""
     experiments: tuple[Experiment, ...]
+    placement: Placement | None = None
+    """Where the file wants them to run; None where it does not say."""
 
 
 def load(path: Path, *, output_dir: Path | None = None, check: bool | Callable[[Plan], Iterable[str]] = False) -> Plan:
@@ -228,7 +232,9 @@ class _Planner:
             if experiment is not None:
                 self.experiments.append(experiment)
         self._check_together()
-        return Plan(Path(absolute(self.path)), self.output_dir, tuple(self.experiments))
+        executor = top.entries.get("executor")
+        placed = None if executor is None else placement.read(executor, self.folder, self.say)
+        return Plan(Path(absolute(self.path)), self.output_dir, tuple(self.experiments), placed)
 
     # -- lines --------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""What SIGINT (Ctrl-C), SIGTERM and SIGHUP do to a run: its experiment is asked to stop, and nothing begins after it.
+"""What SIGINT (Ctrl-C), SIGTERM and SIGHUP do to a run: its experiments are asked to stop, and nothing begins after it.
 
 with Interrupt() as interrupt:
-    with interrupt.stopping(running):
-        running.wait()
+    interrupt.stop_too(running)
+    running.wait()
+    interrupt.leave(running)
     if interrupt.asked: …
 """
 
@@ -10,8 +11,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -30,7 +29,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked: str | None = None
         """The name of the first signal that came."""
-        self._running: Running | None = None
+        self._running: list[Running] = []
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -44,24 +43,23 @@ class Interrupt:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
-    @contextmanager
-    def stopping(self, running: Running) -> Iterator[None]:
+    def stop_too(self, running: Running) -> None:
         """Ask this job to stop, from here on, when a signal comes or came."""
-        self._running = running
+        self._running.append(running)
         if self.asked:
             running.cancel()
-        try:
-            yield
-        finally:
-            self._running = None
+
+    def leave(self, running: Running) -> None:
+        """Forget a job that has ended."""
+        self._running.remove(running)
 
     def _come(self, signum: int, frame: FrameType | None) -> None:
         again = self.asked is not None
         self.asked = self.asked or signal.Signals(signum).name
-        if self._running is None:
-            if not again:
-                raise KeyboardInterrupt(f"stopped by {self.asked}")
-        elif again and signum == signal.SIGINT:
-            self._running.kill()
-        else:
-            self._running.cancel()
+        if not self._running and not again:
+            raise KeyboardInterrupt(f"stopped by {self.asked}")
+        for running in tuple(self._running):
+            if again and signum == signal.SIGINT:
+                running.kill()
+            else:
+                running.cancel()

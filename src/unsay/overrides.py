@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -345,22 +345,12 @@ def _options(strategy: str, nodes: Mapping[str, Written], line: int, folder: Pat
         say(line, str(error))
         return {}
     fields = {item.name: item for item in dataclasses.fields(owner) if item.init}
-    kinds = typing.get_type_hints(owner)
-    options: dict[str, Any] = {}
-    for name, item in nodes.items():
-        if name not in fields:
-            known = [*_INNER["undo"], *fields]
-            say(item.line, catalog.unknown(f"key in undo: (strategy {strategy})", name, known))
-            continue
-        try:
-            value = coerce(item.value, kinds[name])
-        except ValueError as error:
-            say(item.line, f"{name} {error}; got {item.value.described()}")
-            continue
-        if Path in (kinds[name], *typing.get_args(kinds[name])) and value is not None:
-            value = str((folder / Path(value).expanduser()).resolve())
-        if value != _default(fields[name]):
-            options[name] = value
+    what = f"undo: (strategy {strategy})"
+    options = {
+        name: value
+        for name, value in plugin_options(owner, nodes, folder, say, what=what, beside=tuple(_INNER["undo"])).items()
+        if value != _default(fields[name])
+    }
     missing = [name for name, owned in fields.items() if name not in nodes and _default(owned) is dataclasses.MISSING]
     for name in missing:
         say(line, f"strategy {strategy} needs `{name}:`")
@@ -370,6 +360,31 @@ def _options(strategy: str, nodes: Mapping[str, Written], line: int, folder: Pat
         except ConfigError as error:
             for mistake in error.mistakes:
                 say(line, mistake)
+    return options
+
+
+def plugin_options(
+    owner: type, nodes: Mapping[str, Written], folder: Path, say: Say, *, what: str, beside: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a plug-in's options as they were written, each as its field's type; files are relative to `folder`.
+
+    `what` names the mapping they stand in, `beside` the keys that it may have besides; `nodes` hold `Located`s.
+    """
+    fields = {item.name for item in dataclasses.fields(owner) if item.init}
+    kinds = typing.get_type_hints(owner)
+    options: dict[str, Any] = {}
+    for name, item in nodes.items():
+        if name not in fields:
+            say(item.line, catalog.unknown(f"key in {what}", name, [*beside, *fields]))
+            continue
+        try:
+            value = coerce(item.value, kinds[name])
+        except ValueError as error:
+            say(item.line, f"{name} {error}; got {item.value.described()}")
+            continue
+        if Path in (kinds[name], *typing.get_args(kinds[name])) and value is not None:
+            value = str((folder / Path(value).expanduser()).resolve())
+        options[name] = value
     return options
 
 
@@ -403,6 +418,15 @@ def _checked(settings: Settings, values: Patch, say: Say) -> Settings:
             if getattr(decode, name) != getattr(Decode(), name):
                 line = values[f"decode.{name}"].line
                 say(line, f"{name} does nothing while decoding is greedy; write `do_sample: true` beside it")
+    if decode.plant is not None and decode.plant not in catalog.names("augment"):
+        say(values["decode.plant"].line, catalog.unknown("undo strategy", decode.plant, catalog.names("augment")))
+    if decode.plant_twin and decode.plant is None:
+        say(values["decode.plant_twin"].line, "plant_twin needs a mistake to be the twin of; write `plant:` beside it")
+    undo = settings.undo
+    if undo is not None and undo.say == "words" and undo.context == "rewind":
+        say(values["undo.say"].line, "what is taken back in words stays in the context; remove `context: rewind`")
+    if undo is not None and undo.say == "words" and undo.mask == "repeats":
+        say(values["undo.say"].line, "mask repeats weighs undo tokens, and words are none; use another mask")
     return settings
 
 

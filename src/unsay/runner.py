@@ -6,20 +6,23 @@ Imports nothing heavy: the computing happens in the processes that executors sta
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from unsay import catalog
 from unsay.config import Experiment, Plan
 from unsay.errors import ConfigError, LockedError, UnsayError
-from unsay.executors import Executor, Outcome
+from unsay.executors import Executor, Outcome, Running
 from unsay.identity import identity, spec
 from unsay.interrupt import Interrupt
 from unsay.job import Event, Job
+from unsay.placement import Placement
 from unsay.records import ExperimentRecord, next_id
 from unsay.report.markdown import write_page
 from unsay.store import claims, layout, read, stopping, write
@@ -30,9 +33,9 @@ _LOOK_AGAIN = 1.0
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, besides what the experiment file says. `executor` is the name of a file in `executors/`."""
+    """How to run, besides what the experiment file says; `placement` says where."""
 
-    executor: str = "local"
+    placement: Placement = field(default_factory=Placement)
     limit: int | None = None
     force: bool = False
     device: str = "auto"
@@ -74,12 +77,16 @@ class Watcher(Protocol):
 
 
 def run(plan: Plan, chosen: Sequence[Experiment], options: Options, watcher: Watcher) -> list[Ended]:
-    """Carry out the chosen experiments one after another; one that fails does not stop the next.
+    """Carry out the chosen experiments, as many at a time as the executor takes; one that fails stops no other.
 
     What another run is at comes later, when that one has ended, in whatever way. SIGTERM, SIGHUP and Ctrl-C ask the
-    running experiment to stop and end the run; what is finished stays.
+    running experiments to stop and end the run; what is finished stays. Raises ConfigError before anything is written
+    where the executor cannot run them.
     """
-    executor: Executor = catalog.plugin("executors", options.executor)()
+    executor: Executor = options.placement.executor()
+    mistakes = executor.check([job_of(plan, experiment, options) for experiment in chosen])
+    if mistakes:
+        raise ConfigError(mistakes)
     write_page(plan.output_dir)  # a page that must not be overwritten is found before anything is written
     experiments = _with_ids(plan, chosen)
     with Interrupt() as interrupt:
@@ -101,56 +108,121 @@ class _Run:
         """How the records were when this run last looked: what differs is somebody else's doing."""
         self._tries: dict[str, int] = {}
         self._said: dict[str, str] = {}
+        self._flying: dict[str, tuple[Job, Running]] = {}
+        """What was submitted and has not ended, by the experiment's folder."""
+        self._messages: queue.SimpleQueue[tuple[Job, Event | Outcome | BaseException]] = queue.SimpleQueue()
+        self._outcomes: dict[str, Ended] = {}
+        self._others = False
+        """Whether another run is at something that this one wants."""
 
     def all(self, experiments: Sequence[Experiment]) -> list[Ended]:
         jobs = [job_of(self._plan, experiment, self._options) for experiment in experiments]
         self._known = {folder: _state(folder) for job in jobs for folder in (job.folder, job.result_folder)}
-        outcomes: dict[str, Ended] = {}
-        waiting = jobs
-        while waiting:
-            later: list[Job] = []
-            for job in waiting:
-                ended = self._one(job, {each.experiment.folder for each in later})
-                if ended is None:
-                    later.append(job)
-                else:
-                    outcomes[job.experiment.folder] = ended
-                    self._watcher.ended(ended)
-                    self._write_page()
-                if self._interrupt.asked:
-                    return list(outcomes.values())
-            if len(later) == len(waiting):
-                time.sleep(_LOOK_AGAIN)
-            waiting = later
-        return [outcomes[job.experiment.folder] for job in jobs if job.experiment.folder in outcomes]
+        try:
+            self._carry_out(jobs)
+        except BaseException:
+            for _, running in self._flying.values():
+                running.cancel()
+            raise
+        return [self._outcomes[job.experiment.folder] for job in jobs if job.experiment.folder in self._outcomes]
 
-    def _one(self, job: Job, later: Collection[str]) -> Ended | None:
-        """Carry out one experiment; None where it has to wait: for another run, or to be tried again."""
+    def _carry_out(self, jobs: Sequence[Job]) -> None:
+        waiting = list(jobs)
+        while waiting or self._flying:
+            later: list[Job] = []
+            ended = len(self._outcomes)
+            self._others = False
+            for job in waiting:
+                later += self._when_there_is_room()
+                if self._interrupt.asked:
+                    break
+                if not self._begin(job, later):
+                    later.append(job)
+            if self._flying:
+                later += self._await_one(_LOOK_AGAIN if self._others else None)
+            elif len(self._outcomes) == ended and not self._interrupt.asked:
+                time.sleep(_LOOK_AGAIN)
+            waiting = [] if self._interrupt.asked else later
+
+    def _begin(self, job: Job, later: Collection[Job]) -> bool:
+        """Submit an experiment, or see that it needs nothing; False where it has to wait: for another one or run."""
         experiment = job.experiment
-        meanwhile = self._meanwhile(job)
-        if meanwhile is not None:
-            return meanwhile
-        if job.is_done():
-            return Ended(experiment, "skipped")
-        if experiment.model.experiment in later:  # its training is not there yet
-            return None
+        before = {each.experiment.folder for each in later} | self._flying.keys()
+        writing = {folder for each, _ in self._flying.values() for folder in each.written_folders}
+        if experiment.model.experiment in before or writing & {*job.written_folders, *job.read_folders}:
+            return False
+        ended = self._meanwhile(job) or (Ended(experiment, "skipped") if job.is_done() else None)
+        if ended is not None:
+            self._end(ended)
+            return True
         busy = _at_work(job)
         if busy is not None:
+            self._others = True
             self._later(experiment, busy)
-            return None
+            return False
         self._watcher.started(experiment)
-        outcome = self._carry_out(job)
+        running = self._executor.submit(job, lambda event: self._messages.put((job, event)))
+        self._flying[experiment.folder] = (job, running)
+        self._interrupt.stop_too(running)
+        threading.Thread(target=self._wait, args=(job, running), daemon=True).start()
+        return True
+
+    def _wait(self, job: Job, running: Running) -> None:
+        try:
+            self._messages.put((job, running.wait()))
+        except BaseException as error:
+            self._messages.put((job, error))
+
+    def _when_there_is_room(self) -> list[Job]:
+        again: list[Job] = []
+        while self._executor.at_once is not None and len(self._flying) >= self._executor.at_once:
+            again += self._await_one()
+        return again
+
+    def _await_one(self, patience: float | None = None) -> list[Job]:
+        """Wait until an experiment in flight ends; return it where it has to be carried out again later.
+
+        Nothing ended where `patience` is over (seconds without any event; None: forever).
+        """
+        while True:
+            try:
+                job, message = self._messages.get(timeout=patience)
+            except queue.Empty:
+                return []
+            if isinstance(message, BaseException):
+                raise message
+            if isinstance(message, Outcome):
+                _, running = self._flying.pop(job.experiment.folder)
+                self._interrupt.leave(running)
+                return [] if self._ended(job, message) else [job]
+            self._watcher.event(job.experiment, message)
+
+    def _ended(self, job: Job, outcome: Outcome) -> bool:
+        """Take note of how a submitted job ended; False where it has to be carried out again later."""
+        experiment = job.experiment
+        if self._interrupt.asked and (outcome.silent or outcome.status == "busy"):  # stopped before it could say so
+            outcome = replace(outcome, status="cancelled", error=f"stopped by {self._interrupt.asked}")
+        if outcome.silent:
+            with suppress(UnsayError):  # whoever carries it on will see what happened
+                stopping.close(job.folder, job.result_folder, outcome.status, outcome.error or "", wait=2.0)
         if outcome.status == "busy":
+            self._others = True
             self._later(experiment, outcome.error or "")
-            return None
+            return False
         self._known[job.result_folder] = _state(job.result_folder)
         if outcome.status == "failed" and outcome.may_pass and not self._interrupt.asked:
             tried = self._tries[experiment.folder] = self._tries.get(experiment.folder, 0) + 1
             if tried <= self._options.retries:
                 again = f"tried again later ({tried} of {self._options.retries})"
                 self._later(experiment, f"failed: {outcome.error}; {again}")
-                return None
-        return Ended(experiment, outcome.status, outcome.error, outcome.log)
+                return False
+        self._end(Ended(experiment, outcome.status, outcome.error, outcome.log))
+        return True
+
+    def _end(self, ended: Ended) -> None:
+        self._outcomes[ended.experiment.folder] = ended
+        self._watcher.ended(ended)
+        self._write_page()
 
     def _meanwhile(self, job: Job) -> Ended | None:
         """Return how an experiment ended that another run ended, or a person, since this one last looked."""
@@ -170,17 +242,6 @@ class _Run:
             if record.status == "failed" and record.identity == identity(job.experiment):
                 return Ended(job.experiment, "failed", record.attempts[-1].error, elsewhere=True)
         return None
-
-    def _carry_out(self, job: Job) -> Outcome:
-        running = self._executor.submit(job, lambda event: self._watcher.event(job.experiment, event))
-        with self._interrupt.stopping(running):
-            outcome = running.wait()
-        if self._interrupt.asked and (outcome.silent or outcome.status == "busy"):  # stopped before it could say so
-            outcome = replace(outcome, status="cancelled", error=f"stopped by {self._interrupt.asked}")
-        if outcome.silent:
-            with suppress(UnsayError):  # whoever carries it on will see what happened
-                stopping.close(job.folder, job.result_folder, outcome.status, outcome.error or "", wait=2.0)
-        return outcome
 
     def _later(self, experiment: Experiment, why: str) -> None:
         if self._said.get(experiment.folder) != why:

@@ -98,8 +98,9 @@ class Progress:
         self._live = self._console.is_terminal
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-        self._bar: TaskID | None = None
-        self._said = 0.0
+        self._bar: dict[str, TaskID] = {}
+        """The bar of each experiment that is at work, by its folder."""
+        self._said: dict[str, float] = {}
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -115,20 +116,20 @@ class Progress:
 
     def event(self, experiment: Experiment, event: Event) -> None:
         if event["event"] == "stage":
-            self._close()
+            self._close(experiment)
             if self._live:
-                self._bar = self._bars.add_task(f"{experiment.id}  {event['stage']}", total=None)
+                self._bar[experiment.folder] = self._bars.add_task(f"{experiment.id}  {event['stage']}", total=None)
             else:
                 self._say(f"{experiment.id}  {event['stage']}")
         elif event["event"] == "progress":
             self._progress(experiment, event)
 
     def later(self, experiment: Experiment, why: str) -> None:
-        self._close()
+        self._close(experiment)
         self._say(f"{experiment.id}  {why}; comes later")
 
     def ended(self, ended: Ended) -> None:
-        self._close()
+        self._close(ended.experiment)
         words = _WORDS.get((ended.status, ended.elsewhere), ended.status)
         error = "" if ended.error is None else f": {ended.error}"
         self._say(f"{ended.experiment.id}  {words}{error}" + (f" (log: {ended.log})" if error and ended.log else ""))
@@ -136,20 +137,18 @@ class Progress:
     def _progress(self, experiment: Experiment, event: Event) -> None:
         done, total = event["done"], event["total"]
         loss = f", loss {event['loss']:.3f}" if event.get("loss") is not None else ""
-        if self._live and self._bar is not None:
-            self._bars.update(self._bar, completed=done, total=total, description=self._label(experiment, event, loss))
-        elif done == total or time.monotonic() - self._said > 10.0:
-            self._said = time.monotonic()
+        bar = self._bar.get(experiment.folder)
+        if bar is not None:
+            self._bars.update(bar, completed=done, total=total, description=f"{experiment.id}  {event['stage']}{loss}")
+        elif done == total or time.monotonic() - self._said.get(experiment.folder, 0.0) > 10.0:
+            self._said[experiment.folder] = time.monotonic()
             unit = _UNITS.get(event["stage"], "")
             self._say(f"{experiment.id}  {event['stage']} {done}/{total} {unit}{loss}")
 
-    def _label(self, experiment: Experiment, event: Event, loss: str) -> str:
-        return f"{experiment.id}  {event['stage']}{loss}"
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bars.remove_task(self._bar)
-        self._bar = None
+    def _close(self, experiment: Experiment) -> None:
+        bar = self._bar.pop(experiment.folder, None)
+        if bar is not None:
+            self._bars.remove_task(bar)
 
     def _say(self, text: str) -> None:
         self._console.print(line(text), soft_wrap=True)

@@ -30,12 +30,12 @@ def _device(value: str) -> str:
     return value
 
 
-def _executor(value: str) -> str:
-    from unsay import catalog
+def _executor(value: str | None) -> str | None:
+    from unsay import catalog, placement
 
     known = catalog.names("executors")
-    if value not in known:
-        raise typer.BadParameter(catalog.unknown("executor", value, known))
+    if value is not None and value not in known and not placement.is_profile(value):
+        raise typer.BadParameter(catalog.unknown("executor", value, known) + "; a profile is a file ending in .yaml")
     return value
 
 
@@ -61,8 +61,15 @@ def command(
     file: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     ids: Annotated[list[str] | None, typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
     executor: Annotated[
-        str, typer.Option(help="Where to run: local (a process each) or inline (this process).", callback=_executor)
-    ] = "local",
+        str | None,
+        typer.Option(
+            help="Where to run: local (a process each), inline (this process), or a profile (a YAML file that says).",
+            callback=_executor,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the executor, over what files say.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")] = False,
     rehearse: Annotated[
         bool,
@@ -100,7 +107,7 @@ def command(
     """Run the experiments of a file, skipping what is finished."""
     from dataclasses import replace
 
-    from unsay import accelerate_file, config, preflight, runner
+    from unsay import accelerate_file, config, placement, preflight, runner
     from unsay.cli._running import run_and_show, show_plan
     from unsay.errors import ConfigError
 
@@ -125,9 +132,8 @@ def command(
 
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = runner.choose(plan, ids or [])
-    options = runner.Options(
-        executor, limit, force, device, dtype.value, batch_size, check_batch, group, retries=retries
-    )
+    placed = placement.choose(plan.placement, executor, option or [])
+    options = runner.Options(placed, limit, force, device, dtype.value, batch_size, check_batch, group, retries=retries)
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unsay import worker
 from unsay.executors import Outcome
@@ -12,6 +14,11 @@ from unsay.job import Job, Report
 @dataclass(frozen=True)
 class Inline:
     """No options."""
+
+    at_once: ClassVar[int] = 1
+
+    def check(self, jobs: Sequence[Job]) -> list[str]:
+        return []
 
     def submit(self, job: Job, report: Report) -> _Done:
         return _Done(worker.carry_out(job, report))
