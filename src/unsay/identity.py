@@ -86,11 +86,13 @@ _LATER: Mapping[str, Any] = {
     "eval_steps": 0,
     "load_best_model_at_end": False,
 }
+_SHAPE = ("strategy", "options", "clean_share", "say")
 # The same for options of a strategy.
 _LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     name: {"depth": 1} for name in ("arithmetic_slip", "future_step", "splice")
 }
-_LATER_DECODE: Mapping[str, Any] = {"undo_bias": 0.0, "stop_on": "survivors"}
+_LATER_DECODE: Mapping[str, Any] = {"undo_bias": 0.0, "stop_on": "survivors", "plant": None, "plant_twin": False}
+_LATER_UNDO: Mapping[str, Any] = {"say": "tokens"}
 
 
 def canonical_json(obj: object) -> str:
@@ -203,7 +205,7 @@ def data_hash(
     evaluation split takes out; it is left out where there are none.
     """
     whole = _undo_spec(undo)
-    shape = None if whole is None else {key: whole[key] for key in ("strategy", "options", "clean_share")}
+    shape = None if whole is None else {key: whole[key] for key in _SHAPE if key in whole}
     return sha256_of(
         {
             "format_version": FORMAT,
@@ -310,7 +312,7 @@ def _undo_spec(undo: UndoData | None) -> dict[str, Any] | None:
         if _LATER_OPTIONS.get(undo.strategy, {}).get(key, ...) != value
     }
     plain: dict[str, Any] = _plain(dataclasses.replace(undo, options=options))
-    return plain
+    return {key: value for key, value in plain.items() if not (key in _LATER_UNDO and value == _LATER_UNDO[key])}
 
 
 def _template_spec(template: str | None) -> str | None:

@@ -105,6 +105,18 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What an answer was made to begin with: `given` ids, the last ones, from `place` on, a mistake.
+
+    In a `twin` the right ids stand in the place of the mistake.
+    """
+
+    given: int
+    place: int
+    twin: bool = False
+
+
+@dataclass(frozen=True)
 class Trace:
     """One finished sequence: every sampled id, and what survives.
 
@@ -128,6 +140,10 @@ class Trace:
     """Those of the distribution drawn from, after bans, bias, temperature and filters; empty where none was drawn."""
     stop_in_raw: bool = False
     """Whether a stop string lies in what was sampled, undos left out, but not in what survived."""
+    beginning: Beginning | None = None
+    """What of it the model did not write; counts and log-probabilities have it like the rest."""
+    undo_logprobs: tuple[float, ...] = ()
+    """Behind a beginning: the model's log-probability of any control token, one per id."""
 
     def to_json(self) -> dict[str, Any]:
         line = {
@@ -148,6 +164,10 @@ class Trace:
             line["sampler_logprobs"] = [round(value, 5) for value in self.sampler_logprobs]
         if self.stop_in_raw:
             line["stop_in_raw"] = True
+        if self.beginning is not None:
+            line["beginning"] = asdict(self.beginning)
+        if self.undo_logprobs:
+            line["undo_logprobs"] = [round(value, 5) for value in self.undo_logprobs]
         return line
 
     @classmethod
@@ -166,6 +186,8 @@ class Trace:
             logprobs=tuple(line["logprobs"]),
             sampler_logprobs=tuple(line.get("sampler_logprobs", ())),
             stop_in_raw=line.get("stop_in_raw", False),
+            beginning=Beginning(**line["beginning"]) if line.get("beginning") else None,
+            undo_logprobs=tuple(line.get("undo_logprobs", ())),
         )
 
 
@@ -204,6 +226,22 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Written:
+    """An answer token by token, for measures that look at what was taken back.
+
+    `takes` has one entry per id: None for an ordinary token, for a control token how many survivors it took back (0 in
+    an underflow). The end token, and what follows it, is left out.
+    """
+
+    pieces: tuple[str, ...]
+    ids: tuple[int, ...]
+    takes: tuple[int | None, ...]
+    beginning: Beginning | None = None
+    undo_chance: float | None = None
+    """The model's probability of any control token right behind the beginning."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """What a metric sees of one item: `predict` is the visible text, `label` the dataset's gold answer."""
 
@@ -213,6 +251,7 @@ class Sample:
     predict: str
     finish_reason: str | None = None
     counts: Counts | None = None
+    written: Written | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Decode:
     """Stop strings; None takes the task's own."""
     stop_on: Literal["survivors", "raw"] = "survivors"
     """Where stop strings are looked for: in what survives, or, as other tools do, in all that was sampled."""
+    plant: str | None = None
+    """A strategy: every answer begins with the gold one up to and with one mistake of its kind, and goes on freely."""
+    plant_twin: bool = False
+    """Begin with the right tokens in the place of the mistake instead: the clean twin of a planted mistake."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class UndoData:
     """How the control token's embedding row starts."""
     context: Literal["keep", "rewind"] = "keep"
     """What the model sees of a retracted token during training."""
+    say: Literal["tokens", "words"] = "tokens"
+    """tokens: undo tokens take a mistake back; words: the same rows say in words that it was wrong, and go on."""
 
 
 @dataclass(frozen=True)

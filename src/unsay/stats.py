@@ -251,6 +251,39 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
+def auroc(positives: Sequence[float], negatives: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate P(a positive scores higher than a negative), ties half, of pairs that belong to one item each.
+
+    `positives[i]` and `negatives[i]` are scores of one item. The value is the Mann-Whitney statistic over all pairs;
+    the standard error is Obuchowski's for clustered data (Biometrics 53, 1997), which is DeLong's where the two scores
+    of an item are independent: with the components v_i = P(positive i above a negative) and w_i = P(a positive above
+    negative i), sqrt((var(v) + var(w) + 2 cov(v, w)) / n). Raises DataError for unequal lengths or non-finite scores.
+    """
+    high, low = np.array(_finite(positives)), np.array(_finite(negatives))
+    n = len(high)
+    if n != len(low):
+        raise DataError(f"auroc: expected one negative for each positive, got {n} and {len(low)}")
+    if n == 0:
+        return Estimate(None, None, None, None, 0, "no items")
+    above = _shares_below(np.sort(low), high)
+    below = 1 - _shares_below(np.sort(high), low)
+    value = float(above.mean())
+    if n == 1:
+        return Estimate(value, None, None, None, 1, "one item has no standard error")
+    stderr = float(np.std(above + below, ddof=1)) / math.sqrt(n)
+    if stderr == 0:
+        return Estimate(value, None, None, None, n, f"all {n} items score the same: no standard error")
+    lowest, highest = _normal_interval(value, stderr, (0.0, 1.0), confidence)
+    return Estimate(value, stderr, lowest, highest, n)
+
+
+def _shares_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each value the share of the others that are smaller, equal ones counted half."""
+    left, right = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    shares: NDArray[np.float64] = (left + right) / (2 * len(ordered))
+    return shares
+
+
 def smallest_difference(stderr: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Give the smallest true difference a two-sided z test with this standard error finds with this power.
 

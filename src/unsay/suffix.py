@@ -57,6 +57,7 @@ SHORT = {
     "undo.mask": "mask",
     "undo.init": "init",
     "undo.context": "trainctx",
+    "undo.say": "say",
     "decode.undo_context": "ctx",
     "decode.undo": "undo",
     "decode.max_new_tokens": "new",
@@ -70,6 +71,8 @@ SHORT = {
     "decode.undo_bias": "bias",
     "decode.stop_on": "stopon",
     "decode.stop": "stop",
+    "decode.plant": "plant",
+    "decode.plant_twin": "twin",
 }
 """Short names, letters only, so that a number after one cannot be read as part of it."""
 

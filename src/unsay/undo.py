@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -38,7 +39,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from unsay.errors import UndoError
-from unsay.records import CLEAN, CORRECTION, ERROR, PROVENANCE, SCHEMA, UNDO, Counts, Row
+from unsay.records import CLEAN, CORRECTION, ERROR, PROVENANCE, SCHEMA, UNDO, Counts, Row, Trace, Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +111,11 @@ class UndoTable:
         """Return the (lowest) control id with this action, or None when the table has none."""
         wanted = Action(kind, count)
         return next((id for id, action in self.actions.items() if action == wanted), None)
+
+    def within(self, rows: int) -> UndoTable:
+        """Return the table without the control tokens that a model of so many rows cannot sample."""
+        kept = {id: action for id, action in self.actions.items() if id < rows}
+        return UndoTable(kept, {id: self.names[id] for id in kept}, self.newline_ids)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -290,6 +296,20 @@ def resolve(ids: Sequence[int], table: UndoTable, eos_ids: Collection[int] = fro
         undo_left=sum(table.is_control(id) for id in stack.survivors),
     )
     return Resolution(tuple(stack.survivors), tuple(stack.positions), counts, ended)
+
+
+def written(trace: Trace, table: UndoTable, eos_ids: Collection[int] = frozenset()) -> Written:
+    """Return an answer token by token, with what every control token took back: what measures of a trace look at."""
+    stack = UndoStack(table)
+    takes: list[int | None] = []
+    for id in trace.ids:
+        if id in eos_ids:
+            break
+        taken = stack.push(id)
+        takes.append(taken if table.is_control(id) else None)
+    size = len(takes)
+    chance = math.exp(trace.undo_logprobs[0]) if trace.undo_logprobs else None
+    return Written(trace.pieces[:size], trace.ids[:size], tuple(takes), trace.beginning, chance)
 
 
 def status(ids: Sequence[int], table: UndoTable, eos_ids: Collection[int] = frozenset()) -> list[bool]:

@@ -30,6 +30,7 @@ from typing import Any
 from unsay.augment import Answer, NoMistakeError, Source, Strategy, Vocabulary, apply_strategy, derive_rng, load
 from unsay.data.candidates import Candidates, read_candidates
 from unsay.data.leaks import Leaks
+from unsay.data.words import in_words
 from unsay.errors import ConfigError, DataError, StoreError, UndoError
 from unsay.records import CLEAN, CORRECTION, ERROR, SCHEMA, UNDO, Example, Row
 from unsay.settings import UndoData
@@ -315,7 +316,8 @@ class _Builder:
             share = 1.0 if undo is None else undo.clean_share
             clean = share == 1.0 or (share > 0 and derive_rng(self.seed, source.id, "clean_share").random() < share)
             if undo is not None and self.strategy is not None and vocabulary is not None and not clean:
-                return apply_strategy(undo.strategy, self.strategy, source, vocabulary, seed=self.seed)
+                row = apply_strategy(undo.strategy, self.strategy, source, vocabulary, seed=self.seed)
+                return in_words(row, vocabulary) if undo.say == "words" else row
             row = source.plain()
             check_row(row, source.answer.ids, vocabulary.table if vocabulary else EMPTY, {source.end_id})
             return row

@@ -57,8 +57,14 @@ class Sampler:
             tokens, sampled = self._draw(allowed, sequences)
         else:
             tokens, sampled = allowed.argmax(dim=-1), None
+        for row, sequence in enumerate(sequences):
+            if sequence is not None and sequence.given is not None:
+                tokens[row] = sequence.given
+                if sampled is not None:
+                    sampled[row] = 0.0  # it was sure to come
         at = tokens[:, None]
         columns = [tokens.float(), logits.gather(1, at)[:, 0] - total, allowed.gather(1, at)[:, 0], total]
+        columns.append(self._undo(logits, total, sequences))
         if sampled is not None:
             columns.append(sampled)
         rows = torch.stack(columns).tolist()  # one transfer from the device
@@ -68,7 +74,7 @@ class Sampler:
         ]
 
     def _choice(self, found: list[float], allowed: torch.Tensor, sequence: WritingSequence) -> Choice | None:
-        token, logprob, logit, total, *sampled = found
+        token, logprob, logit, total, undo, *sampled = found
         if not math.isfinite(total):
             raise EvaluationError(
                 "the model's logits are not numbers (NaN or infinite). Expected finite logits; check the weights, "
@@ -76,7 +82,16 @@ class Sampler:
             )
         if logit == -math.inf or not self._emits(allowed, sequence):
             return None
-        return Choice(int(token), logprob, sampled[0] if sampled else None)
+        watched = bool(sequence.request.given and self.controls)
+        return Choice(int(token), logprob, sampled[0] if sampled else None, undo if watched else None)
+
+    def _undo(
+        self, logits: torch.Tensor, total: torch.Tensor, sequences: Sequence[WritingSequence | None]
+    ) -> torch.Tensor:
+        """Return each row's log-probability of any control token; zeros where no sequence is watched for that."""
+        if not self.controls or not any(each is not None and each.request.given for each in sequences):
+            return torch.zeros_like(total)
+        return torch.logsumexp(logits[:, self.controls], dim=-1) - total
 
     def _allowed(self, logits: torch.Tensor, sequences: Sequence[WritingSequence | None]) -> torch.Tensor:
         """Return the logits with the bias on control tokens and without what is banned."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from unsay.engine.options import Event, Observer
-from unsay.records import Key
+from unsay.records import Beginning, Key
 from unsay.settings import Decode
 from unsay.undo import Resolution, UndoStack, UndoTable, resolve
 
@@ -20,7 +20,8 @@ from unsay.undo import Resolution, UndoStack, UndoTable, resolve
 class Request:
     """One prompt to answer. `seed` seeds this answer alone, so that it does not depend on its neighbours.
 
-    `max_new_tokens` is a smaller budget than the run's.
+    `max_new_tokens` is a smaller budget than the run's. `given` is what the answer begins with, whatever the model
+    would have written: those ids are fed one by one like sampled ones, and may be taken back like them.
     """
 
     key: Key
@@ -28,6 +29,9 @@ class Request:
     seed: int = 0
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    given: tuple[int, ...] = ()
+    beginning: Beginning | None = None
+    """What `given` is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Finished:
     """Those of the distribution that was drawn from, where ids were drawn."""
     stop_in_raw: bool = False
     """Whether a stop string lies in all that was sampled, undos left out, and not in what survived."""
+    undo_logprobs: tuple[float, ...] = ()
+    """Of an answer that was given its beginning: the log-probability of any control token at each id behind that."""
 
     @property
     def trajectory_logprob(self) -> float:
@@ -60,11 +66,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Choice:
-    """One sampled token; `logprob` is the model's own, `sampled` that of the distribution it was drawn from."""
+    """One sampled token; `logprob` is the model's own, `sampled` that of the distribution it was drawn from.
+
+    `undo` is the model's own log-probability of any control token in its place, where that is asked for.
+    """
 
     token: int
     logprob: float
     sampled: float | None = None
+    undo: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ class WritingSequence:
     needs_prefill: bool = True
     """Whether the model has to be taken back to `context` before it goes on."""
     sampler_logprobs: list[float] = field(default_factory=list)
+    undo_logprobs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stack = UndoStack(self.rules.table)
@@ -136,6 +147,12 @@ class WritingSequence:
         """
         place = f"{self.request.seed},{len(self.ids)}"
         return f"{place},{self._num_rewinds}" if self._num_rewinds else place
+
+    @property
+    def given(self) -> int | None:
+        """The id that comes next whatever the model says; None where the model chooses."""
+        at = len(self.ids)
+        return self.request.given[at] if at < len(self.request.given) else None
 
     @property
     def rewinds(self) -> bool:
@@ -178,6 +195,8 @@ class WritingSequence:
         self.logprobs.append(logprob)
         if choice.sampled is not None:
             self.sampler_logprobs.append(choice.sampled)
+        if choice.undo is not None and len(self.ids) > len(self.request.given):
+            self.undo_logprobs.append(choice.undo)
         self.context.append(token)
         if token in self.rules.end_ids:
             self.finish_reason = "eos"
@@ -229,6 +248,7 @@ class WritingSequence:
             resolution,
             tuple(self.sampler_logprobs),
             raw,
+            tuple(self.undo_logprobs),
         )
 
     @property

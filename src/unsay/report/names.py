@@ -29,6 +29,18 @@ LABELS: Mapping[str, str] = {
     "waste": "Tokens spent on what was taken back (%)",
     "underflow_per_answer": "Undos with nothing to take back, per answer",
     "undo_left": "Undo tokens left in answers",
+    "reemission": "Undo runs followed by what they took back (%)",
+    "loops": "Answers that go round in circles (%)",
+    "step_precision": "Steps taken back that were wrong (%)",
+    "step_recall": "Wrong steps that were taken back (%)",
+    "step_false_undo": "Right steps that were taken back (%)",
+    "step_errors": "Steps written that were wrong (%)",
+    "planted_detection": "Planted mistakes noticed (%)",
+    "planted_exact": "Planted mistakes taken back exactly (%)",
+    "planted_over": "Planted mistakes with too much taken back (%)",
+    "planted_under": "Planted mistakes with too little taken back (%)",
+    "planted_false_undo": "Clean twins with an undo (%)",
+    "undo_chance": "Probability of an undo behind what was given (%)",
 }
 SHORT: Mapping[str, str] = {BLEU: "BLEU", ROUGE: "ROUGE-L"}
 """What the columns of the results table are called, where that is shorter."""
@@ -36,6 +48,9 @@ COLUMNS = (STRICT, FLEXIBLE, BLEU, ROUGE)
 """The metrics of the results table."""
 ALWAYS_SHOWN = ("sampled_tokens", "truncated")
 """Measures of the undo family that say something about answers without any undo too."""
+
+NEEDS_A_KIND = ("step_", "planted_", "undo_chance")
+"""Beginnings of measures that say something only of answers of a kind: with steps to work out, or a given beginning."""
 
 
 def label(name: str) -> str:

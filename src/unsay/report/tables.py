@@ -16,7 +16,7 @@ from unsay.errors import StoreError
 from unsay.records import ExperimentRecord, MetricValue
 from unsay.report import costs, differing, numbers
 from unsay.report.differing import flat as flat
-from unsay.report.names import ALWAYS_SHOWN, COLUMNS, is_undo_measure, label
+from unsay.report.names import ALWAYS_SHOWN, COLUMNS, NEEDS_A_KIND, is_undo_measure, label
 from unsay.report.names import BLEU as BLEU
 from unsay.report.names import FLEXIBLE as FLEXIBLE
 from unsay.report.names import LABELS as LABELS
@@ -203,12 +203,19 @@ def items_of(row: Row) -> tuple[int | None, int | None]:
 
 def undo_names(row: Row) -> tuple[str, ...]:
     """Return the undo measures worth showing: all of them where an answer could have used one."""
-    names = [name for name, value in row.metrics.items() if is_undo_measure(value.definition)]
+    names = [
+        name for name, value in row.metrics.items() if is_undo_measure(value.definition) and not _is_idle(name, value)
+    ]
     table = row.entry.record.facts.get("undo_table") if row.entry.record else None
     used = row.metric("undo_rate_token")
     if (isinstance(table, dict) and table.get("controls")) or (used is not None and used.value):
         return tuple(names)
     return tuple(name for name in names if name in ALWAYS_SHOWN)
+
+
+def _is_idle(name: str, value: MetricValue) -> bool:
+    """Say whether a measure asks for something that no answer of an experiment has: a planted beginning, a step."""
+    return value.value is None and name.startswith(NEEDS_A_KIND)
 
 
 def result_files(entry: Entry) -> dict[str, Path]:
@@ -420,7 +427,8 @@ def _groups(entries: Iterable[Entry], metric: str) -> tuple[list[list[Side]], li
             left.append((entry, missing))
             continue
         scored = tuple(sorted((item, label) for item, (_, label) in run.items.items()))
-        alike = groups.setdefault((entry.record.dataset, run.definition(metric), scored), [])
+        asked = (entry.record.dataset, run.definition(metric), _beginning(entry.record), scored)
+        alike = groups.setdefault(asked, [])
         # gold answers may agree where questions do not
         group = next((each for each in alike if compare.why_not(Side((each[0],)), Side((run,))) is None), None)
         if group is None:
@@ -428,6 +436,13 @@ def _groups(entries: Iterable[Entry], metric: str) -> tuple[list[list[Side]], li
         else:
             group.append(_only(run, metric, group[0]))
     return [_sides(group) for alike in groups.values() for group in alike], left
+
+
+def _beginning(record: ExperimentRecord) -> tuple[Any, ...]:
+    """Return what an experiment's answers were made to begin with: such answers are compared with their like only."""
+    settings = record.spec.get("settings")
+    decode = settings.get("decode") if isinstance(settings, dict) else None
+    return (decode.get("plant"), bool(decode.get("plant_twin"))) if isinstance(decode, dict) else (None, False)
 
 
 def _only(run: Run, metric: str, first: Run) -> Run:
