@@ -97,6 +97,7 @@ ELSEWHERE = {
         "tests/contract/test_engines.py uses the environment that they make, with the slow tests",
     ),
     "make test-all": "runs these tests",
+    "sh examples/backtracking.sh": "tests/e2e/test_study.py runs it in small, with the slow tests",
     "make test-browser": "runs the tests of tests/browser",
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",

@@ -978,3 +978,36 @@ def test_builtin_names_are_sound() -> None:
     assert set(known.datasets) == {"gsm8k", "wordproblems"}
     assert known.models["unsay-tiny"].path.endswith("unsay/assets/unsay-tiny")
     assert definitions.templates() == ("llama3", "plain", "qwen3_nothink")
+
+
+# -- planted mistakes, and words --------------------------------------------------
+
+UNDO = "model: qwen3-0.6b, dataset: gsm8k, method: sft, config: lora/train_bt"
+
+
+def test_a_planted_mistake_is_a_decoding_and_shares_the_training(load: Load) -> None:
+    plan = load(f"experiments: [{{{UNDO}}}, {{{UNDO}, decode: {{plant: future_step, plant_twin: true}}}}]")
+    plain, planted = plan.experiments
+    assert planted.config == "lora/train_bt+plant-future_step+twin-on"
+    assert planted.train_folder == plain.train_folder
+    assert config.experiment_from_json(config.experiment_to_json(planted)) == planted
+
+
+def test_corrections_in_words_are_a_training_of_their_own(load: Load) -> None:
+    (words,) = load(f"experiments: [{{{UNDO}, undo: {{say: words}}}}]").experiments
+    assert words.config == "lora/train_bt+say-words"
+    assert words.train_folder == words.folder
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ("decode: {plant: arithmetic_slips}", "did you mean 'arithmetic_slip'"),
+        ("decode: {plant_twin: true}", "plant_twin needs a mistake to be the twin of"),
+        ("undo: {say: words, context: rewind}", "stays in the context; remove `context: rewind`"),
+        ("undo: {say: words, mask: repeats}", "mask repeats weighs undo tokens, and words are none"),
+        ("undo: {say: word}", "say must be one of tokens, words"),
+    ],
+)
+def test_mistakes_about_planted_mistakes_and_words(bad: Bad, line: str, mistake: str) -> None:
+    assert mistake in bad(f"experiments: [{{{UNDO}, {line}}}]")[0]

@@ -368,3 +368,44 @@ def test_p_of_the_hierarchical_bootstrap_is_not_too_small_without_a_difference(s
 def test_impossible_input_is_refused(call: object) -> None:
     with pytest.raises(DataError):
         call()  # type: ignore[operator]
+
+
+# -- AUROC ------------------------------------------------------------------------
+
+
+@given(
+    st.integers(2, 40).flatmap(
+        lambda n: st.tuples(*[st.lists(st.integers(0, 5).map(float), min_size=n, max_size=n) for _ in range(2)])
+    )
+)
+def test_auroc_is_the_mann_whitney_statistic(scores: tuple[list[float], list[float]]) -> None:
+    high, low = scores
+    found = stats.auroc(high, low)
+    pairs = [1.0 if x > y else 0.5 if x == y else 0.0 for x in high for y in low]
+    assert found.value == pytest.approx(sum(pairs) / len(pairs))
+    assert found.value == pytest.approx(scipy.stats.mannwhitneyu(high, low).statistic / len(pairs))
+    assert stats.auroc(low, high).value == pytest.approx(1 - (found.value or 0))
+    shifted = stats.auroc([math.exp(x) for x in high], [math.exp(y) for y in low])
+    assert (shifted.value, shifted.stderr) == pytest.approx((found.value, found.stderr))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_the_error_of_auroc_holds_where_the_two_scores_of_an_item_go_together(rho: float) -> None:
+    rng = np.random.default_rng(7)
+    areas, errors = [], []
+    for _ in range(600):
+        common = rng.normal(size=100) * rho**0.5
+        high, low = (common + rng.normal(size=100) * (1 - rho) ** 0.5 for _ in range(2))
+        found = stats.auroc((high + 0.7).tolist(), low.tolist())
+        areas.append(found.value)
+        errors.append(found.stderr)
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.1)
+    assert np.mean(areas) == pytest.approx(scipy.stats.norm.cdf(0.7 / 2**0.5), abs=4 * np.std(areas) / 600**0.5)
+
+
+def test_auroc_says_why_there_is_no_number() -> None:
+    assert stats.auroc([], []).reason == "no items"
+    assert stats.auroc([1.0], [0.0]).stderr is None
+    assert "no standard error" in (stats.auroc([1.0, 1.0], [0.0, 0.0]).reason or "")
+    with pytest.raises(DataError, match="one negative for each positive, got 2 and 1"):
+        stats.auroc([1.0, 2.0], [1.0])

@@ -19,6 +19,9 @@ def command(
     html: Annotated[
         Path | None, typer.Option(help="Write one HTML file with tables and figures instead, for any browser.")
     ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="Write a page that says whether undo helps instead, from paired tests.")
+    ] = None,
     format: _tables.Format = None,
     output: _tables.Output = None,
     as_json: _lab.Json = False,
@@ -32,7 +35,12 @@ def command(
         raise typer.BadParameter("expected --page for the page or --output for a table, got both", param_hint="--page")
     if html is not None and (page is not None or wanted not in (None, _tables.JSON)):
         raise typer.BadParameter("expected one of --html, --page and a table, got two of them", param_hint="--html")
+    if study is not None and (html is not None or page is not None or wanted not in (None, _tables.JSON)):
+        raise typer.BadParameter("expected one of --study, --html, --page and a table, got two", param_hint="--study")
     lab = _lab.existing(output_dir)
+    if study is not None:
+        _write_study(lab, study, as_json=wanted == _tables.JSON)
+        return
     if html is not None:
         _write_html(lab, html, as_json=wanted == _tables.JSON)
         return
@@ -63,6 +71,21 @@ def command(
     print(terminal(f"{len(whole)} experiments{also} in {written}"))
     if found:
         print(terminal(tables.headline(found)))
+
+
+def _write_study(lab: Path, file: Path, *, as_json: bool) -> None:
+    from unsay.report import study, study_page
+    from unsay.report.escape import terminal
+    from unsay.store import read, write
+
+    found = study.study(study.entries_of(read.find(lab)))
+    write.write_text(file, study_page.markdown(found))
+    if as_json:
+        _lab.print_json(found.to_json() | {"page": str(file)})
+        return
+    for sentence in found.conclusion():
+        print(terminal(sentence))
+    print(terminal(f"The page is {file}"))
 
 
 def _write_html(lab: Path, file: Path, *, as_json: bool) -> None:

@@ -221,19 +221,12 @@ def curves(entries: Iterable[Entry], budgets: Sequence[int] = BUDGETS) -> list[C
     return found
 
 
-def scores(entry: Entry, budget: int) -> dict[str, float]:
-    """Return the score (0 or 100) of every item of one experiment at a budget, to pair it with others.
+def together(entries: Sequence[Entry]) -> tuple[dict[str, list[Answer]], Mapping[str, str]]:
+    """Return the answers of several experiments (seeds of one) item by item, in their order, and the gold answers.
 
-    Raises StoreError, with the reason, where its traces or patterns are not known.
+    Items are those that all of them have. Raises StoreError, with the reason, where traces or patterns are not known.
     """
-    answers, golds = _answers(entry)
-    return {item: 100.0 * (answers[item].at(budget) == golds[item]) for item in answers}
-
-
-def vote_scores(entries: Sequence[Entry], budget: int) -> dict[str, float]:
-    """Return the score of every item of a vote over sampled experiments, in their order; raises as `scores`."""
-    rows, golds = _together([_answers(entry) for entry in entries])
-    return {item: 100.0 * (vote(row, budget)[0] == golds[item]) for item, row in rows.items()}
+    return _together([_answers(entry) for entry in entries])
 
 
 def _seed(entry: Entry) -> int:
@@ -247,7 +240,7 @@ def _curves(group: Sequence[Entry], budgets: tuple[int, ...]) -> list[Curve]:
     votes = record.method == "vanilla" and bool(decode.get("do_sample")) and len(group) > 1
     kinds: tuple[Kind, ...] = ("one answer", "majority") if votes else ("one answer",)
     try:
-        rows, golds = _together([_answers(entry) for entry in group])
+        rows, golds = together(group)
     except StoreError as error:
         return [Curve(kind, tuple(group), reason=str(error)) for kind in kinds]
     import numpy as np

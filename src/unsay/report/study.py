@@ -1,6 +1,7 @@
 """Does undo help? One page that answers it from a lab, every claim from a paired test, nulls said as nulls.
 
-    print(markdown(study(read.find(lab))))
+    found = study(entries_of(read.find(lab)))
+    print(study_page.markdown(found))
 
 What the page holds is decided by the settings that the experiments record, not by their names: the baseline is the
 first fine-tuning without undo data; `undo: ban` on the same training is the counterfactual; experiments with `plant:`
@@ -20,17 +21,18 @@ from unsay.errors import StoreError
 from unsay.records import ExperimentRecord
 from unsay.report import compare, matched, numbers, tables
 from unsay.report.compare import Run, Side
-from unsay.report.escape import markdown as esc
 from unsay.report.names import STRICT, label
 from unsay.store.read import Entry
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from unsay import stats
 
 DETECTION, FALSE_UNDO, CHANCE = "planted_detection", "planted_false_undo", "undo_chance"
-_BEHIND = ("planted_exact", "planted_over", "planted_under")
-_TRACE = ("undo_per_answer", "waste", "reemission", "loops", "step_errors", "step_precision", "step_recall",
-          "step_false_undo", "sampled_tokens")  # fmt: skip
+SFT = "sft"
+BEHIND = ("planted_exact", "planted_over", "planted_under")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Arm:
     def training(self) -> tuple[str, ...]:
         """The hashes of what was trained, one per seed; empty where nothing was."""
         return tuple(str(run.record.hashes["train"]) for run in self.side.runs if "train" in run.record.hashes)
+
+    @property
+    def is_trained(self) -> bool:
+        return self.record.method == SFT
 
     @property
     def is_banned(self) -> bool:
@@ -189,14 +195,14 @@ def study(entries: Iterable[Entry], metric: str = STRICT) -> Study:
     """Read a lab. Raises StoreError where it has no finished fine-tuning without undo data to compare with."""
     arms, left_out = _arms(entries, metric)
     plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
-    baseline = next((arm for arm in plain if arm.training and not tables.has_undo_data(arm.record)), None)
+    baseline = next((arm for arm in plain if arm.is_trained and not tables.has_undo_data(arm.record)), None)
     if baseline is None:
         raise StoreError(
             "expected a finished fine-tuning without undo data to compare with, got none; run one (config lora/train)"
         )
     others = [arm for arm in plain if arm is not baseline]
     accuracy = _family([(baseline, arm) for arm in others], metric)
-    budgets, at_budget = _budgets(arms, baseline)
+    budgets, at_budget = _budgets(arms)
     return Study(
         metric,
         tuple(arms),
@@ -258,12 +264,15 @@ def _counterfactual(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
 
 def _family(pairs: Sequence[tuple[Arm, Arm]], metric: str, among: str | None = None) -> tuple[Line, ...]:
     """Test pairs and adjust them together; `among` keeps to the items that have another score on both sides."""
+    lines = [_line(a, b, metric, among) for a, b in pairs]
+    return _adjusted([line for line in lines if line is not None])
+
+
+def _adjusted(lines: Sequence[Line]) -> tuple[Line, ...]:
     from unsay import stats
 
-    lines = [_line(a, b, metric, among) for a, b in pairs]
-    found = [line for line in lines if line is not None]
-    adjusted = stats.holm([line.p for line in found])
-    return tuple(replace(line, p_holm=p) for line, p in zip(found, adjusted, strict=True))
+    adjusted = stats.holm([line.p for line in lines])
+    return tuple(replace(line, p_holm=p) for line, p in zip(lines, adjusted, strict=True))
 
 
 def _line(a: Arm, b: Arm, metric: str, among: str | None) -> Line | None:
@@ -336,7 +345,7 @@ def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
             bias=arm.bias,
             plant=arm.plant,
             n=len(arm.side.runs[0].scores.get(DETECTION, {})),
-            rates={name: _mean(arm, name) for name in (DETECTION, *_BEHIND, STRICT)},
+            rates={name: _mean(arm, name) for name in (DETECTION, *BEHIND, STRICT)},
             false_undo=None if twin is None else _mean(twin, FALSE_UNDO),
             auroc=None if twin is None else _auroc(arm, twin),
         )
@@ -383,71 +392,88 @@ def _auroc(arm: Arm, twin: Arm) -> stats.Estimate | None:
 # -- matched tokens ----------------------------------------------------------------------------------------------------
 
 
-def _budgets(arms: Sequence[Arm], baseline: Arm) -> tuple[tuple[Budget, ...], tuple[tuple[int, tuple[Line, ...]], ...]]:
-    """Return every arm at matched sampled tokens, and the tests of greedy arms against the vote of the baseline."""
-    import numpy as np
-
+def _budgets(arms: Sequence[Arm]) -> tuple[tuple[Budget, ...], tuple[tuple[int, tuple[Line, ...]], ...]]:
+    """Return every arm at matched sampled tokens, and the tests of arms that may undo against the vote."""
     plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
-    votes = [arm for arm in arms if arm.plant is None and arm.is_sampled and not arm.training and arm.side.is_group]
     found: list[Budget] = []
-    greedy: dict[str, list[dict[int, dict[str, float]]]] = {}
+    undoing: dict[str, _Scored] = {}
     for arm in plain:
-        (curve,) = matched.curves([run.entry for run in arm.side.runs])[:1]
-        found.append(Budget(arm.name, curve.points, curve.area, curve.tokens_per_right, curve.reason))
-        if not curve.reason:
-            greedy[arm.name] = [
-                {budget: matched.scores(run.entry, budget) for budget in matched.BUDGETS} for run in arm.side.runs
-            ]
-    by_config: dict[str, list[Arm]] = {}
-    for arm in votes:
-        by_config.setdefault(arm.record.config, []).append(arm)
-    at_budget: dict[int, list[Line]] = {}
-    for config, group in by_config.items():
-        entries = [[run.entry for run in arm.side.runs] for arm in group]
-        name = f"majority of up to {len(entries[0])}: {config}" + (f" ({len(group)} models)" if len(group) > 1 else "")
         try:
-            scored = {budget: [matched.vote_scores(each, budget) for each in entries] for budget in matched.BUDGETS}
+            scored = _one_answer(arm)
+        except StoreError as error:
+            found.append(Budget(arm.name, (), None, None, str(error)))
+            continue
+        found.append(scored.budget(arm.name))
+        if tables.has_undo_data(arm.record) and not arm.is_banned:
+            undoing[arm.name] = scored
+    by_config: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.plant is None and arm.is_sampled and not arm.is_trained and arm.side.is_group:
+            by_config.setdefault(arm.record.config, []).append(arm)
+    tested: dict[int, list[Line]] = {budget: [] for budget in matched.BUDGETS}
+    for config, group in by_config.items():
+        models = f" ({len(group)} models)" if len(group) > 1 else ""
+        name = f"{config}, majority of up to {min(len(arm.side.runs) for arm in group)}{models}"
+        try:
+            vote = _vote(group)
         except StoreError as error:
             found.append(Budget(name, (), None, None, str(error)))
             continue
-        items = [item for item in scored[matched.BUDGETS[0]][0] if all(item in each for each in scored[64])]
-        table = np.array([[[each[item] for each in scored[budget]] for item in items] for budget in matched.BUDGETS])
-        tokens = [
-            math.fsum(_vote_tokens(each, budget) for each in entries) / len(entries) for budget in matched.BUDGETS
-        ]
-        points = matched.summarise(table, matched.BUDGETS, tokens)
-        curve = matched.Curve("majority", tuple(entries[0]), points)
-        found.append(Budget(name, points, curve.area, curve.tokens_per_right))
-        for budget in matched.BUDGETS:
-            for arm_name, runs in greedy.items():
-                if arm_name == baseline.name and len(greedy) > 1:
-                    continue
-                common = [item for item in items if all(item in run[budget] for run in runs)]
-                if common:
-                    at_budget.setdefault(budget, []).append(
-                        _tested(
-                            name,
-                            arm_name,
-                            [[each[item] for item in common] for each in scored[budget]],
-                            [[run[budget][item] for item in common] for run in runs],
-                        )
-                    )
-    from unsay import stats
-
-    adjusted = stats.holm([line.p for lines in at_budget.values() for line in lines])
-    left = iter(adjusted)
-    tested = tuple(
-        (budget, tuple(replace(line, p_holm=next(left)) for line in lines)) for budget, lines in at_budget.items()
-    )
-    return tuple(found), tested
+        found.append(vote.budget(name))
+        for arm_name, scored in undoing.items():
+            for at, budget in enumerate(matched.BUDGETS):
+                a, b = vote.both(scored, at)
+                tested[budget].append(_tested(name, arm_name, a, b))
+    return tuple(found), tuple((budget, _adjusted(lines)) for budget, lines in tested.items() if lines)
 
 
-def _vote_tokens(entries: Sequence[Entry], budget: int) -> float:
-    curves = matched.curves(entries, (budget,))
-    return next((curve.points[0].tokens for curve in curves if curve.kind == "majority" and curve.points), math.nan)
+@dataclass(frozen=True)
+class _Scored:
+    """Scores of one arm at every budget, (budgets, items, seeds or models), and the tokens spent on average."""
+
+    items: tuple[str, ...]
+    scores: NDArray[np.float64]
+    tokens: tuple[float, ...]
+
+    def budget(self, name: str) -> Budget:
+        curve = matched.Curve("one answer", (), matched.summarise(self.scores, matched.BUDGETS, self.tokens))
+        return Budget(name, curve.points, curve.area, curve.tokens_per_right)
+
+    def both(self, other: _Scored, at: int) -> tuple[list[list[float]], list[list[float]]]:
+        """Return the scores of both, seed by seed, on the items that both have, at one of the budgets."""
+        common = set(self.items) & set(other.items)
+        kept = [[place for place, item in enumerate(one.items) if item in common] for one in (self, other)]
+        mine, theirs = (one.scores[at, places].T for one, places in zip((self, other), kept, strict=True))
+        return mine.tolist(), theirs.tolist()
+
+
+def _one_answer(arm: Arm) -> _Scored:
+    rows, golds = matched.together([run.entry for run in arm.side.runs])
+    answers, right = list(rows.values()), [golds[item] for item in rows]
+    spent = matched.spent(answers, matched.BUDGETS)
+    return _Scored(tuple(rows), matched.single(answers, right, matched.BUDGETS), tuple(spent.tolist()))
+
+
+def _vote(group: Sequence[Arm]) -> _Scored:
+    """Return the votes over the answers of each model of a group, one column per model."""
+    import numpy as np
+
+    models = [matched.together([run.entry for run in arm.side.runs]) for arm in group]
+    items = tuple(item for item in models[0][0] if all(item in rows for rows, _ in models))
+    scores = np.zeros((len(matched.BUDGETS), len(items), len(models)))
+    tokens = np.zeros_like(scores)
+    for at, budget in enumerate(matched.BUDGETS):
+        for column, (rows, golds) in enumerate(models):
+            for row, item in enumerate(items):
+                final, used = matched.vote(rows[item], budget)
+                scores[at, row, column], tokens[at, row, column] = 100.0 * (final == golds[item]), used
+    return _Scored(items, scores, tuple(tokens.mean(axis=(1, 2)).tolist()))
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
+
+LISTED = 6
+"""Arms without a difference that are named one by one."""
 
 
 def _said(question: str, lines: Sequence[Line], against: str) -> str:
@@ -467,163 +493,11 @@ def _said(question: str, lines: Sequence[Line], against: str) -> str:
         parts.append(f"lower for {listed(lower)}")
     if unclear:
         seen = [line.smallest for line in unclear if line.smallest is not None]
-        limit = f"; a difference below {max(seen):.1f} points could have gone unseen" if seen else ""
-        parts.append(f"no difference beyond chance for {listed(unclear)}{limit}")
+        limit = f"; differences below {max(seen):.1f} points could have gone unseen" if seen else ""
+        which = listed(unclear) if len(unclear) <= LISTED else f"{len(unclear)} of {len(lines)} arms"
+        parts.append(f"no difference beyond chance for {which}{limit}")
     family = f"{len(lines)} comparison{'s' if len(lines) > 1 else ''}"
-    return f"**{question}**, {against}: {'; '.join(parts)} (p adjusted by Holm over {family})."
-
-
-def markdown(found: Study) -> str:
-    """Return the page."""
-    lines = ["# Does undo help?", ""]
-    record = found.arms[0].record
-    n = len(found.arms[0].side.runs[0].items)
-    total = record.items
-    lines += [
-        f"{sum(len(arm.side.runs) for arm in found.arms)} experiments in {len(found.arms)} arms on {n} questions of "
-        f"{esc(record.dataset)}" + (f" (of {total})" if total not in (None, n) else "") + f", judged by "
-        f"{esc(label(found.metric))}. Written by `unsay report --study` from the stored answers; every sentence of the "
-        "conclusion is a test in the tables below it.",
-        "",
-        "## Conclusion",
-        "",
-        *[f"- {esc_bold(sentence)}" for sentence in found.conclusion()],
-        "",
-        "## Accuracy, paired",
-        "",
-        *_test_table(found.accuracy, "Arm", "Baseline"),
-    ]
-    if found.counterfactual:
-        lines += [
-            "",
-            "## Undo allowed against undo banned, same weights",
-            "",
-            "Fixed: wrong with undo banned, right with undo allowed; broken: the other way round; their difference is "
-            "what undo itself brings.",
-            "",
-            *_test_table(found.counterfactual, "Undo allowed", "Undo banned"),
-        ]
-    if found.recovery:
-        lines += [
-            "",
-            "## Recovery from a planted mistake",
-            "",
-            "Share of right answers that began with a mistake, undo allowed against banned.",
-            "",
-            *_test_table(found.recovery, "Undo allowed", "Undo banned"),
-        ]
-    lines += _reaction_table(found.reactions) + _budget_table(found) + _trace_table(found.arms)
-    lines += [
-        "",
-        "## The answers themselves",
-        "",
-        "| Arm | Seed | Experiment | Training | Answers |",
-        "|---|---|---|---|---|",
-    ]
-    for arm in found.arms:
-        for run in arm.side.runs:
-            hashes = [f"`{str(run.record.hashes.get(name, '-'))[:16]}`" for name in ("train", "eval")]
-            lines.append(_row([esc(arm.record.config), str(run.record.seed), esc(run.name), *hashes]))
-    if found.left_out:
-        lines += ["", "Left out:", "", *[f"- {esc(name)}: {esc(reason)}" for name, reason in found.left_out]]
-    return "\n".join(lines) + "\n"
-
-
-def esc_bold(sentence: str) -> str:
-    """Escape a sentence of the conclusion but for the two asterisks around its question."""
-    _, question, rest = sentence.split("**", 2)
-    return f"**{esc(question)}**{esc(rest)}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _test_table(found: Sequence[Line], other: str, baseline: str) -> list[str]:
-    if not found:
-        return ["Nothing to compare."]
-    heads = [other, baseline, "n", "Baseline %", "Arm %", "Difference", "95 % interval", "Fixed %", "Broken %",
-             "p", "p (Holm)", "Could have seen"]  # fmt: skip
-    lines = [_row(heads), "|" + "---|" * len(heads)]
-    for line in found:
-        mark = "**" if line.beyond_chance else ""
-        lines.append(
-            _row(
-                [
-                    esc(line.other), esc(line.baseline), str(line.n), f"{line.before:.1f}", f"{line.after:.1f}",
-                    f"{mark}{line.diff:+.1f}{mark}", numbers.interval(line.low, line.high, digits=1, signed=True),
-                    f"{line.fixed:.1f}", f"{line.broken:.1f}", numbers.p_value(line.p), numbers.p_value(line.p_holm),
-                    numbers.NOTHING if line.smallest is None else f"{line.smallest:.1f}",
-                ]
-            )
-        )  # fmt: skip
-    tests = ", ".join(dict.fromkeys(line.test for line in found))
-    return [
-        *lines,
-        "",
-        f"Tests: {tests}; bold: beyond chance. Could have seen: the difference found four times in five.",
-    ]
-
-
-def _reaction_table(found: Sequence[Reaction]) -> list[str]:
-    if not found:
-        return []
-    heads = ["Arm", "Planted", "Bias on undo", "n", "Noticed %", "exactly %", "too much %", "too little %",
-             "Clean twin undone %", "AUROC", "Right in the end %"]  # fmt: skip
-    lines = ["", "## Behind a planted mistake", "", _row(heads), "|" + "---|" * len(heads)]
-    for each in found:
-        area = each.auroc
-        rates = [_percent(each.rates[name]) for name in (DETECTION, *_BEHIND)]
-        shown = numbers.NOTHING if area is None else numbers.shown(area.value, area.stderr, digits=3)
-        lines.append(
-            _row(
-                [
-                    esc(each.name), esc(each.plant), f"{each.bias:g}", str(each.n), *rates,
-                    _percent(each.false_undo), shown, _percent(each.rates[STRICT]),
-                ]
-            )
-        )  # fmt: skip
-    return lines
-
-
-def _budget_table(found: Study) -> list[str]:
-    if not found.budgets:
-        return []
-    heads = ["Arm", *[f"{budget}" for budget in matched.BUDGETS], "Mean over log tokens", "Tokens per right answer"]
-    lines = [
-        "",
-        "## Accuracy at matched sampled tokens",
-        "",
-        "Per cent right when every question gets at most so many sampled tokens, undone ones and undos included.",
-        "",
-        _row(heads),
-        "|" + "---|" * len(heads),
-    ]
-    for each in found.budgets:
-        points = [numbers.shown(point.value, point.stderr, digits=1) for point in each.points]
-        points = points or [esc(each.reason or "")] + [numbers.NOTHING] * (len(matched.BUDGETS) - 1)
-        lines.append(_row([esc(each.name), *points, _percent(each.area), _percent(each.tokens_per_right)]))
-    for budget, tests in found.at_budget:
-        lines += ["", f"At {budget} sampled tokens:", "", *_test_table(tests, "Arm", "Vote")]
-    return lines
-
-
-def _trace_table(arms: Sequence[Arm]) -> list[str]:
-    plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
-    heads = ["Arm", *[esc(label(name)) for name in _TRACE]]
-    lines = ["", "## What the answers did", "", _row(heads), "|" + "---|" * len(heads)]
-    for arm in plain:
-        cells = []
-        for name in _TRACE:
-            values = [run.values[name].value for run in arm.side.runs if name in run.values]
-            known = [value for value in values if value is not None]
-            cells.append(_percent(math.fsum(known) / len(known) if known else None))
-        lines.append(_row([esc(arm.name), *cells]))
-    return lines
-
-
-def _percent(value: float | None) -> str:
-    return numbers.NOTHING if value is None else f"{value:.1f}"
+    return f"{question}, {against}: {'; '.join(parts)} (p adjusted by Holm over {family})."
 
 
 def entries_of(entries: Iterable[Entry]) -> list[Entry]:
@@ -635,11 +509,3 @@ def entries_of(entries: Iterable[Entry]) -> list[Entry]:
     limits = [entry.limit for entry in there if entry.limit is not None]
     most = max(set(limits), key=limits.count, default=None)
     return [entry for entry in there if entry.limit == most]
-
-
-def write(lab_entries: Iterable[Entry]) -> tuple[Study, str]:
-    found = study(entries_of(lab_entries))
-    return found, markdown(found)
-
-
-__all__ = ["Study", "entries_of", "markdown", "study", "write"]
