@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suffix": BOTTOM | {"identity"},
     "overrides": BOTTOM | {"located"},
     "definitions": BOTTOM | {"backend", "lm_eval_files", "located", "overrides"},
-    "config": BOTTOM | FILE | {"store", "preflight"},
+    "placement": BOTTOM | {"located", "overrides"},
+    "config": BOTTOM | FILE | {"placement", "store", "preflight"},
     "preflight": BOTTOM | {"backend", "config", "lm_eval_files", "overrides"},
     "accelerate_file": BOTTOM,
     "accounting": BOTTOM,
@@ -95,8 +96,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"accelerate_file", "accounting"},
     "worker": BOTTOM | {"accounting", "code_version", "executors", "identity", "job", "store"},
     "executors": BOTTOM | {"job", "store", "worker"},
+    # a process that answers parts of somebody's prompts
+    "shard": BOTTOM | {"evaluate", "worker"},
     "interrupt": BOTTOM | {"executors"},
-    "runner": BOTTOM | {"config", "executors", "identity", "interrupt", "job", "report", "store"},
+    "runner": BOTTOM | {"config", "executors", "identity", "interrupt", "job", "placement", "report", "store"},
     "why": BOTTOM | {"config", "identity", "job", "report", "runner", "store"},
     # a plan in small; the models for it are made by a process of their own
     "rehearsal": BOTTOM
@@ -110,7 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BOTTOM
     | FILE
     | {"foreign_scores", "handkept_page", "importers", "importing"}
-    | {"job", "planning", "preflight", "report", "runner", "store"}
+    | {"executors", "job", "placement", "planning", "preflight", "report", "runner", "store"}
     | {"accelerate_file", "estimate", "model_names", "rehearsal", "web", "why"},
     # a lab from Python
     "lab": BOTTOM | {"report", "store"},
@@ -120,7 +123,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-COMPUTING = {"answering", "engine", "train", "evaluate", "methods", "data", "loading", "merge", "stand_in"}
+COMPUTING = {"answering", "engine", "train", "evaluate", "methods", "data", "loading", "merge", "shard", "stand_in"}
 """Parts that may import heavy libraries; all the others are read on a laptop without torch."""
 
 HEAVY = {"torch", "transformers", "lm_eval", "scipy", "peft", "datasets", "accelerate", "safetensors", "pandas"}
@@ -133,6 +136,7 @@ ONE_PLACE = {
         "evaluate/evaluate.py",
     },
     "pynvml": {"accounting.py"},
+    "ray": {"executors/ray.py"},
     "pandas": {"lab.py"},
     "peft": {"loading.py", "train/lora.py"},
     "datasets": {"data/source.py"},

@@ -8,6 +8,7 @@
     ├── StoreError            a result folder cannot be read or written
     │   ├── LockedError       another process is writing this folder
     │   └── ClaimLostError    another process took over what this one was writing
+    ├── ExecutorError         where experiments should run refuses them, or does not answer
     ├── TrainingError         training cannot go on
     │   └── ProcessLostError  one of several training processes was killed
     └── EvaluationError       an evaluation cannot be trusted or cannot go on
@@ -57,6 +58,10 @@ class LockedError(StoreError):
 
 class ClaimLostError(StoreError):
     """Another process took over the folder that this one was writing."""
+
+
+class ExecutorError(UnsayError):
+    """Where experiments should run refuses them, or does not answer."""
 
 
 class TrainingError(UnsayError):

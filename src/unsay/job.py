@@ -26,7 +26,8 @@ Report = Callable[[Event], None]
 class Job:
     """One experiment to carry out.
 
-    `device`, `dtype`, `batch_size` and `processes` are recorded but are not part of its identity; nor is `evaluated`.
+    `device`, `dtype`, `batch_size`, `shards` and `processes` are recorded but are not part of its identity; nor is
+    `evaluated`.
     """
 
     experiment: Experiment
@@ -39,12 +40,18 @@ class Job:
     """Answers generated at a time; None: as many as suit the device."""
     check_batch: int = 0
     """Answers to generate again alone, to see whether they come out the same."""
+    shards: int = 1
+    """Parts to generate answers in; who helps with them is the executor's affair."""
+    takes_part: bool = True
+    """Whether the process that made the parts answers them, too, and not only its helpers."""
     processes: Mapping[str, Any] | None = None
     """An accelerate config (`unsay.accelerate_file`) to train with several processes; None: one trains."""
     evaluated: tuple[Dataset, ...] = ()
     """The other datasets that the experiment's file evaluates on: what is trained on must not be in there either."""
     rehearsal: bool = False
     """Nothing of it is kept: evaluation data that cannot be read is warned of, and does not stop a training."""
+    place: Mapping[str, Any] = field(default_factory=dict)
+    """Where it runs, for the record: the executor's name, and what that adds."""
     file: Path | None = None
     """The experiment file; the commit of its folder is recorded."""
 
@@ -104,9 +111,12 @@ class Job:
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             "check_batch": self.check_batch,
+            "shards": self.shards,
+            "takes_part": self.takes_part,
             "processes": None if self.processes is None else dict(self.processes),
             "evaluated": [dataclasses.asdict(dataset) for dataset in self.evaluated],
             "rehearsal": self.rehearsal,
+            "place": dict(self.place),
             "file": None if self.file is None else str(self.file),
         }
 

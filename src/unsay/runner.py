@@ -18,14 +18,14 @@ from typing import Any, Protocol
 from unsay import catalog
 from unsay.config import Experiment, Plan
 from unsay.errors import ConfigError, LockedError, UnsayError
-from unsay.executors import Executor, Outcome, Running
+from unsay.executors import Executor, Outcome, Queue, Queued, Running
 from unsay.identity import identity, spec
 from unsay.interrupt import Interrupt
 from unsay.job import Event, Job
 from unsay.placement import Placement
 from unsay.records import ExperimentRecord, next_id
 from unsay.report.markdown import write_page
-from unsay.store import claims, layout, read, stopping, write
+from unsay.store import claims, layout, read, stopping, tickets, write
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at what others are at, when there is nothing else to do."""
@@ -48,13 +48,15 @@ class Options:
     """Nothing of the run is kept; see `Job.rehearsal`."""
     retries: int = 0
     """How often an experiment is tried again whose failure may pass (`unsay.errors.may_pass`)."""
+    wait: bool = False
+    """Whether to wait for jobs that outlive this run; all others are always waited for."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How one experiment of a run ended. `status` is completed, skipped, failed or cancelled.
+    """How one experiment of a run ended. `status` is completed, skipped, failed, cancelled or queued.
 
-    `elsewhere` says that another run did it meanwhile, or that it was cancelled meanwhile.
+    `elsewhere` says that another run did it meanwhile, or is at it, or that it was cancelled meanwhile.
     """
 
     experiment: Experiment
@@ -62,6 +64,8 @@ class Ended:
     error: str | None = None
     log: Path | None = None
     elsewhere: bool = False
+    where: str = ""
+    """Which job a queued one is."""
 
 
 class Watcher(Protocol):
@@ -81,16 +85,19 @@ def run(plan: Plan, chosen: Sequence[Experiment], options: Options, watcher: Wat
 
     What another run is at comes later, when that one has ended, in whatever way. SIGTERM, SIGHUP and Ctrl-C ask the
     running experiments to stop and end the run; what is finished stays. Raises ConfigError before anything is written
-    where the executor cannot run them.
+    where the executor cannot run them. Jobs of a queue go on without this run, which waits for them if it is asked to.
     """
     executor: Executor = options.placement.executor()
     mistakes = executor.check([job_of(plan, experiment, options) for experiment in chosen])
+    if isinstance(executor, Queue) and options.retries and not options.wait:
+        mistakes.append("--retries needs --wait here: nobody is there to try again once the jobs are submitted")
     if mistakes:
         raise ConfigError(mistakes)
     write_page(plan.output_dir)  # a page that must not be overwritten is found before anything is written
     experiments = _with_ids(plan, chosen)
     with Interrupt() as interrupt:
-        return _Run(plan, options, executor, watcher, interrupt).all(experiments)
+        run = _Run(plan, options, executor, watcher, interrupt)
+        return run.through(executor, experiments) if isinstance(executor, Queue) else run.all(experiments)
 
 
 class _Run:
@@ -116,15 +123,78 @@ class _Run:
         """Whether another run is at something that this one wants."""
 
     def all(self, experiments: Sequence[Experiment]) -> list[Ended]:
-        jobs = [job_of(self._plan, experiment, self._options) for experiment in experiments]
-        self._known = {folder: _state(folder) for job in jobs for folder in (job.folder, job.result_folder)}
+        """Carry out experiments and wait for them."""
+        jobs = self._jobs(experiments)
         try:
             self._carry_out(jobs)
         except BaseException:
             for _, running in self._flying.values():
                 running.cancel()
             raise
+        return self._found(jobs)
+
+    def through(self, executor: Queue, experiments: Sequence[Experiment]) -> list[Ended]:
+        """Hand experiments to a queue, and wait for them where that is asked for.
+
+        A signal ends the submitting and the waiting; what is in the queue stays there.
+        """
+        jobs = self._jobs(experiments)
+        stop = _Stop()
+        self._interrupt.stop_too(stop)
+        waiting: Sequence[Job] = jobs
+        while waiting and not stop.asked.is_set():
+            chosen, later = self._sorted_out(waiting)
+            queued = []
+            for each in executor.submit_all(chosen, stop.asked.is_set):
+                queued.append(each)
+                if self._options.wait:
+                    self._watcher.started(each.job.experiment)
+                else:
+                    self._note(_queued(each))
+            if not self._options.wait:
+                for job in later:
+                    self._note(Ended(job.experiment, "queued", elsewhere=True, where=self._said[job.experiment.folder]))
+                break
+            ended = set()
+            tell = lambda job, event: self._watcher.event(job.experiment, event)  # noqa: E731
+            for job, outcome in executor.watch(queued, tell, stop.asked):
+                ended.add(job.result_folder)
+                if not self._ended(job, outcome):
+                    later.append(job)
+            for each in queued:
+                if each.job.result_folder not in ended:
+                    self._note(_queued(each))
+            if later and not queued:
+                stop.asked.wait(_LOOK_AGAIN)
+            waiting = later
+        self._write_page()
+        return self._found(jobs)
+
+    def _jobs(self, experiments: Sequence[Experiment]) -> list[Job]:
+        jobs = [job_of(self._plan, experiment, self._options) for experiment in experiments]
+        self._known = {folder: _state(folder) for job in jobs for folder in (job.folder, job.result_folder)}
+        return jobs
+
+    def _found(self, jobs: Sequence[Job]) -> list[Ended]:
         return [self._outcomes[job.experiment.folder] for job in jobs if job.experiment.folder in self._outcomes]
+
+    def _sorted_out(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+        """Return what goes into the queue now, and what has to wait; take note of what needs nothing."""
+        chosen: list[Job] = []
+        later: list[Job] = []
+        for job in jobs:
+            experiment = job.experiment
+            # Where a training may be tried again, what needs it is submitted when it is there.
+            before = {each.experiment.folder for each in (*later, *(chosen if self._options.retries else ()))}
+            ended = self._meanwhile(job) or (Ended(experiment, "skipped") if job.is_done() else None)
+            if ended is not None:
+                self._note(ended)
+                continue
+            busy = None if tickets.of(job.result_folder) is not None else _at_work(job)
+            if busy is not None:
+                self._later(experiment, busy)
+            (later if busy is not None or experiment.model.experiment in before else chosen).append(job)
+        return chosen, later
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         waiting = list(jobs)
@@ -220,9 +290,12 @@ class _Run:
         return True
 
     def _end(self, ended: Ended) -> None:
+        self._note(ended)
+        self._write_page()
+
+    def _note(self, ended: Ended) -> None:
         self._outcomes[ended.experiment.folder] = ended
         self._watcher.ended(ended)
-        self._write_page()
 
     def _meanwhile(self, job: Job) -> Ended | None:
         """Return how an experiment ended that another run ended, or a person, since this one last looked."""
@@ -254,6 +327,25 @@ class _Run:
             with suppress(LockedError):  # as where results are imported for hours
                 held.enter_context(write.lock(self._plan.output_dir, wait=5.0))
             write_page(self._plan.output_dir)
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """Stands for the jobs of a queue where a signal comes: it ends the waiting, and leaves them alone."""
+
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> Outcome:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        self.asked.set()
+
+    kill = cancel
+
+
+def _queued(queued: Queued) -> Ended:
+    return Ended(queued.job.experiment, "queued", where=str(queued.ticket))
 
 
 _NOTHING = ("", 0)
@@ -306,6 +398,7 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         check_batch=options.check_batch,
         processes=options.processes,
         rehearsal=options.rehearsal,
+        place={"executor": options.placement.name},
         file=plan.file,
         evaluated=tuple(other for other in evaluated.values() if other != experiment.dataset),
     )

@@ -192,7 +192,7 @@ def _new_attempt(job: Job, log: Path | None) -> Attempt:
         pid=owner.pid,
         boot_id=owner.boot_id,
         log=log_name,
-        hardware=hardware | {"batch_size": job.batch_size} | group,
+        hardware=hardware | {"batch_size": job.batch_size} | group | dict(job.place),
         versions=dict(_versions()),
         code=_code(job),
     )
@@ -308,9 +308,9 @@ def _watch_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main() -> int:
-    value = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    log = Path(value.pop("log"))
+@contextmanager
+def process() -> Iterator[Report]:
+    """Make this process one that an executor started: it can be asked to stop, and reports events."""
     for each in _STOPS:
         if signal.getsignal(each) != signal.SIG_IGN:  # as `nohup` wants it
             signal.signal(each, _stop)
@@ -318,6 +318,13 @@ def main() -> int:
     threading.Thread(target=_watch_parent, daemon=True).start()
     redact_output()
     with _events() as report:
+        yield report
+
+
+def main() -> int:
+    value = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    log = Path(value.pop("log"))
+    with process() as report:
         outcome = carry_out(Job.from_json(value), report, log=log)
     return 0 if outcome.status == "completed" else 1
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _WORDS = {
+    ("queued", True): "left to another run",
     ("skipped", False): "finished already, skipped",
     ("skipped", True): "finished by another run, skipped",
     ("failed", True): "failed in another run",
@@ -131,6 +132,7 @@ class Progress:
     def ended(self, ended: Ended) -> None:
         self._close(ended.experiment)
         words = _WORDS.get((ended.status, ended.elsewhere), ended.status)
+        words += f" ({ended.where})" if ended.where else ""
         error = "" if ended.error is None else f": {ended.error}"
         self._say(f"{ended.experiment.id}  {words}{error}" + (f" (log: {ended.log})" if error and ended.log else ""))
 
@@ -168,7 +170,12 @@ def _document(plan: Plan, ended: Sequence[Ended]) -> dict[str, Any]:
 
 
 def _outcome(ended: Ended) -> dict[str, Any]:
-    return {"outcome": ended.status, "outcome_error": ended.error, "outcome_elsewhere": ended.elsewhere}
+    return {
+        "outcome": ended.status,
+        "outcome_job": ended.where or None,
+        "outcome_error": ended.error,
+        "outcome_elsewhere": ended.elsewhere,
+    }
 
 
 def _print_results(plan: Plan, ended: Sequence[Ended], limit: int | None) -> None:

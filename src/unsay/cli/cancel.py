@@ -12,6 +12,7 @@ from unsay.cli import _lab
 
 if TYPE_CHECKING:
     from unsay.store.read import Entry
+    from unsay.store.tickets import Ticket
 
 _LOOK_EVERY = 0.2
 _GOING_ON = ("pending", "running", "cancelled")
@@ -60,6 +61,22 @@ def command(
         print(f"{each['id']}  {words[str(each['did'])].format(status=each['status'])}")
 
 
+def _out_of_the_queue(place: Entry, folder: Path, ticket: Ticket, *, keep: bool) -> None:
+    """End an experiment's job in a batch system; without its ticket it ends by itself when its turn comes."""
+    from unsay.cli._queues import queue_of
+    from unsay.errors import UnsayError
+    from unsay.store import tickets
+
+    if not keep:
+        tickets.drop(folder)
+    try:
+        if ticket.job:
+            queue_of(ticket).stop([ticket.job])
+    except (UnsayError, ImportError) as error:
+        left = "it was asked to stop" if keep else "it ends when its turn comes"
+        _lab.say(f"{place.name}: {ticket} could not be ended from here ({error}); {left}")
+
+
 def _places(lab: Path, relative: str) -> list[Entry]:
     """Return an experiment and those of its limited runs that say they run; only itself when it is a limited run."""
     from unsay.store import read
@@ -83,16 +100,21 @@ def _runs(place: Entry) -> bool:
 def _cancel(place: Entry) -> str:
     """Cancel one result: return `cancelled`, `asked` where somebody is at work on it, or `nothing`."""
     from unsay.errors import LockedError, StoreError
-    from unsay.store import read, stopping
+    from unsay.store import read, stopping, tickets
 
     if place.problem is not None:
         raise StoreError(place.problem)
     experiment = place.folder.parent if read.limit_of(place.folder.name) is not None else place.folder
+    queued = tickets.below(place.folder)
     for last in (False, True):
         record = read.record(place.folder)
         if record is None or record.status not in _GOING_ON or stopping.is_called_off(record):
             return "nothing"
-        if record.status == "running" and record.attempts and stopping.ask(experiment, place.folder, record):
+        asked = record.status == "running" and bool(record.attempts)
+        asked = asked and stopping.ask(experiment, place.folder, record)
+        for folder, ticket in queued.items():  # after the request, which says to the job why it ends
+            _out_of_the_queue(place, folder, ticket, keep=asked)
+        if asked:
             return "asked"
         why = f"{stopping.CALLED_OFF}; its process was gone" if record.status == "running" else stopping.CALLED_OFF
         try:

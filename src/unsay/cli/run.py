@@ -58,18 +58,25 @@ def _refused(experiments: Sequence[Experiment], group: Mapping[str, Any] | None)
 
 
 def command(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     ids: Annotated[list[str] | None, typer.Argument(help="Ids or folders to run; all when none is given.")] = None,
     executor: Annotated[
         str | None,
         typer.Option(
-            help="Where to run: local (a process each), inline (this process), or a profile (a YAML file that says).",
+            help="Where to run: local, inline, slurm, ray (`unsay ls executors`), or a profile (a YAML file).",
             callback=_executor,
         ),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the executor, over what files say.")
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for jobs of a batch system; without it they are only submitted.")
+    ] = False,
+    print_script: Annotated[
+        bool, typer.Option("--print-script", help="Print a batch script that would run them, and stop.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")] = False,
     rehearse: Annotated[
         bool,
@@ -113,7 +120,7 @@ def command(
 
     if rehearse:
         _refuse_beside_rehearse({"--dry-run": dry_run, "--limit": limit, "--force": force})
-        _refuse_beside_rehearse({"--processes": processes, "--accelerate": accelerate})
+        _refuse_beside_rehearse({"--processes": processes, "--accelerate": accelerate, "--print-script": print_script})
     group = accelerate_file.read(accelerate, processes)
     if group is not None and device not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter(
@@ -133,16 +140,25 @@ def command(
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = runner.choose(plan, ids or [])
     placed = placement.choose(plan.placement, executor, option or [])
-    options = runner.Options(placed, limit, force, device, dtype.value, batch_size, check_batch, group, retries=retries)
+    options = runner.Options(
+        placed, limit, force, device, dtype.value, batch_size, check_batch, group, retries=retries, wait=wait
+    )
+    if print_script:
+        from unsay.cli._script import script
+
+        print(script(plan, chosen, options, context), end="")
+        return
     if dry_run:
         show_plan(plan, chosen, options, as_json=as_json)
         return
     if rehearse:
         from unsay.cli._rehearsing import rehearse_and_show
 
+        if placed.name not in ("local", "inline"):  # tiny models, a few minutes: nothing to submit
+            options = replace(options, placement=placement.Placement())
         if not rehearse_and_show(plan, chosen, options, name=str(file), as_json=as_json).ok:
             raise typer.Exit(1)
         return
     ended = run_and_show(plan, chosen, options, as_json=as_json)
-    if any(each.status in {"failed", "cancelled"} for each in ended):
+    if any(each.status in {"failed", "cancelled", *(["queued"] if wait else [])} for each in ended):
         raise typer.Exit(1)

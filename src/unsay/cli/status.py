@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from unsay.cli._queues import Standings
     from unsay.report.tables import Row
     from unsay.store.index import Filter, Index, Summary
 
@@ -55,6 +56,7 @@ def command(
     as_json: _lab.Json = False,
 ) -> None:
     """Show the experiments, with partial results while they run; the latest ones where there are many."""
+    from unsay.cli._queues import Standings
     from unsay.report import terminal
     from unsay.store.index import Filter, Index
 
@@ -79,20 +81,22 @@ def command(
         return
     index = Index(_lab.existing(output_dir))
     alive = tuple(status or ())
+    standings = Standings()
     if as_json:
-        _lab.print_json(_document(output_dir, _find(index, wanted, alive, None)))
+        _lab.print_json(_document(output_dir, _find(index, wanted, alive, None, standings)))
         return
     console = terminal.console()
     room = None if every_one else _room(console, watch=watch)
     if not watch:
-        _print(console, _find(index, wanted, alive, room), index.lab, wanted)
+        _print(console, _find(index, wanted, alive, room, standings), index.lab, wanted)
         return
     from rich.console import Group
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            live.update(Group(*_shown(_find(index, wanted, alive, room), index.lab, wanted)), refresh=True)
+            found = _find(index, wanted, alive, room, standings)
+            live.update(Group(*_shown(found, index.lab, wanted)), refresh=True)
             time.sleep(every)
 
 
@@ -106,7 +110,7 @@ class _Found:
     archived: int = 0
 
 
-def _find(index: Index, wanted: Filter, statuses: Sequence[str], room: int | None) -> _Found:
+def _find(index: Index, wanted: Filter, statuses: Sequence[str], room: int | None, standings: Standings) -> _Found:
     from unsay.report import tables
     from unsay.store import read
 
@@ -118,7 +122,18 @@ def _find(index: Index, wanted: Filter, statuses: Sequence[str], room: int | Non
     chosen = found if room is None or len(found) <= room else sorted(found, key=_recent, reverse=True)[:room]
     entries = sorted((read.entry(index.lab, one.relative) for one in chosen), key=read.order)
     hidden = 0 if wanted.archived else sum(one.archived for one in every)
-    return _Found([tables.row(each) for each in entries], len(found), Counter(one.status for one in found), hidden)
+    rows = _with_standings([tables.row(each) for each in entries], standings)
+    return _Found(rows, len(found), Counter(one.status for one in found), hidden)
+
+
+def _with_standings(rows: list[Row], standings: Standings) -> list[Row]:
+    """Say of experiments in a batch system's queue how they stand there."""
+    waiting = [row.ticket for row in rows if row.ticket is not None]
+    said = standings.of(waiting) if waiting else {}
+    return [
+        row if row.ticket is None else replace(row, standing=said.get((row.ticket.executor, row.ticket.job), ""))
+        for row in rows
+    ]
 
 
 def _room(console: Console, *, watch: bool) -> int:
@@ -149,9 +164,15 @@ def _print(console: Console, found: _Found, lab: Path, wanted: Filter) -> None:
 
 def _shown(found: _Found, lab: Path, wanted: Filter) -> list[RenderableType]:
     """Return the table and what it leaves out."""
+    from unsay.cli._queues import GONE
     from unsay.report import terminal
 
-    said = []
+    said = [
+        f"{row.name}: {row.ticket} is gone without a word; what its shell printed: {row.output}. The same `unsay run` "
+        "submits it again."
+        for row in found.rows
+        if row.standing.startswith(GONE)
+    ]
     if len(found.rows) < found.of:
         counts = ", ".join(f"{count:,} {name}" for name, count in found.statuses.most_common())
         said.append(

@@ -13,12 +13,14 @@ where they contradict each other. A file imports the library it needs inside its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from unsay.job import Job, Report
+from unsay.job import Event, Job, Report
+from unsay.store.tickets import Ticket
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,52 @@ class Executor(Protocol):
         ...
 
     def submit(self, job: Job, report: Report) -> Running: ...
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in a queue, and the ticket in its result folder."""
+
+    job: Job
+    ticket: Ticket
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a queue says of one of its jobs; `over` where it neither waits nor runs any more."""
+
+    text: str
+    over: bool
+
+
+@runtime_checkable
+class Queue(Executor, Protocol):
+    """An executor whose jobs outlive the run that submits them; each has a ticket in its result folder.
+
+    The job itself takes the ticket away when it ends. Errors of the queue are `ExecutorError`.
+    """
+
+    def submit_all(self, jobs: Sequence[Job], enough: Callable[[], bool]) -> Iterator[Queued]:
+        """Submit jobs, those that need another's training after it; stop before the next one once it is `enough`.
+
+        A job that is in the queue already is not submitted again.
+        """
+        ...
+
+    def watch(
+        self, queued: Sequence[Queued], report: Callable[[Job, Event], None], over: threading.Event
+    ) -> Iterator[tuple[Job, Outcome]]:
+        """Wait for jobs and yield each as it ends, until all have or `over` is set."""
+        ...
+
+    def look(self, jobs: Sequence[str], *, patience: float = ...) -> Mapping[str, Standing]:
+        """Return how jobs of these numbers stand; those the queue does not know are left out."""
+        ...
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        """End jobs of these numbers, waiting or running; what they finished stays."""
+        ...
+
+    def script(self, commands: Sequence[Sequence[str]], output_dir: Path) -> str:
+        """Return a batch script that carries out each of these commands as one task of an array."""
+        ...

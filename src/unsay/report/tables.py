@@ -6,9 +6,10 @@ headline(differences(entries))
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ from unsay.report.names import LABELS as LABELS
 from unsay.report.names import ROUGE as ROUGE
 from unsay.report.names import STRICT as STRICT
 from unsay.report.numbers import ALPHA as ALPHA
-from unsay.store import layout, read
+from unsay.store import layout, read, tickets
 from unsay.store.read import Entry, Progress
+from unsay.store.tickets import Ticket
 
 if TYPE_CHECKING:
     from unsay.report.compare import Run, Side
@@ -52,10 +54,29 @@ class Row:
     notes: str = ""
     error: str | None = None
     problem: str | None = None
+    ticket: Ticket | None = None
+    """Where it waits or runs in a batch system, or did so when it was last heard of."""
+    standing: str = ""
+    """What the batch system says of it, where that was asked."""
 
     @property
     def shown_status(self) -> str:
-        return f"{self.status} ({self.liveness})" if self.liveness else self.status
+        job = f"{self.ticket}{f': {self.standing}' if self.standing else ''}" if self.ticket is not None else ""
+        said = ", ".join(filter(None, (self.liveness, job)))
+        return f"{self.status} ({said})" if said else self.status
+
+    @property
+    def log(self) -> Path | None:
+        """The log of the last attempt."""
+        record = self.entry.record
+        name = record.attempts[-1].log if record is not None and record.attempts else None
+        return None if name is None else Path(os.path.normpath(self.entry.folder / name))
+
+    @property
+    def output(self) -> Path | None:
+        """What the shell of the job in the batch system printed."""
+        name = self.ticket.output if self.ticket is not None else None
+        return None if name is None else Path(os.path.normpath(self.entry.folder / name))
 
     def metric(self, name: str) -> MetricValue | None:
         return self.metrics.get(name)
@@ -81,9 +102,15 @@ class Row:
             "notes": self.notes,
             "error": self.error,
             "problem": self.problem,
+            "log": None if self.log is None else str(self.log),
+            "job": None if self.ticket is None else self._job(self.ticket),
             "archived": self.entry.archived,
             "took": costs.of(self.entry),
         }
+
+    def _job(self, ticket: Ticket) -> dict[str, Any]:
+        output = None if self.output is None else str(self.output)
+        return asdict(ticket) | {"output": output, "standing": self.standing or None}
 
 
 @dataclass(frozen=True)
@@ -167,6 +194,7 @@ def row(entry: Entry, *, live: bool = True) -> Row:
     if record is None:
         return Row(entry, entry.name, status="unreadable", problem=entry.problem)
     problem, values, progress, liveness = None, {}, None, None
+    waits = live and record.status in ("pending", "running")
     if record.status == "completed":
         try:
             values = {name: numbers.believable(value) for name, value in read.metrics(entry.folder).items()}
@@ -191,6 +219,7 @@ def row(entry: Entry, *, live: bool = True) -> Row:
         notes=record.notes,
         error=last.error if last and record.status in ("failed", "cancelled") else None,
         problem=problem,
+        ticket=next(iter(tickets.below(entry.folder).values()), None) if waits else None,
     )
 
 

@@ -58,7 +58,9 @@ def experiments(rows: Sequence[Row]) -> Table:
         if "Items" in columns:
             cells.append(_items(row))
         styled = [Text(line(cell)) for cell in cells]
-        styled.append(Text(line(status_of(row)), style=_STATUS_STYLES.get(row.status, "")))
+        log = row.log or row.output
+        linked = f" link {log.absolute().as_uri()}" if log is not None else ""
+        styled.append(Text(line(status_of(row)), style=_STATUS_STYLES.get(row.status, "default") + linked))
         styled += [Text(numbers.of(row.metric(name))) for name in shown]
         if own:
             styled.append(Text(line(tables.own_metrics(row))))

@@ -21,6 +21,10 @@ CLAIM_PREFIX, SHARED = ".claim-", "shared-"
 HEARTBEAT = ".heartbeat"
 # Asks whoever carries the experiment out, on another machine, to stop.
 CANCEL = ".cancel"
+# Where the experiment waits in a batch system's queue, or runs as its job: as which one.
+TICKET = ".queued.json"
+# In the lab folder: what was submitted to a batch system, a folder for each time.
+SUBMITTED = ".submitted"
 # Beside an experiment's record: it is hidden from lists and the page.
 ARCHIVED = ".archived"
 # In the lab folder: a copy for fast listing; delete it and it is made again.
@@ -33,6 +37,9 @@ DATA = "data"
 LOGS = "logs"
 SUPERSEDED = "superseded"
 LIMIT_PREFIX = "limit_"
+# Prompts in parts, while several processes answer them: of an evaluation, of a model's own answers.
+SHARDS, SAMPLE_SHARDS = ".shards", ".sample-shards"
+ORDER = "order.json"
 # Results that other tools made, below the lab folder.
 IMPORTED = "imported"
 # A plan in small, below the lab folder: its models, a lab of its own, the page and this report.
@@ -82,5 +89,5 @@ def page(output_dir: Path) -> Path:
 
 def is_result_name(name: str) -> bool:
     """Say whether a file in an experiment folder belongs to its evaluation (and moves away with it)."""
-    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS, SCORES, ENGINES}
+    fixed = {EXPERIMENT, TRACES, PROMPTS, PREDICTIONS, METRICS, SCORES, ENGINES, SHARDS}
     return name.removesuffix(TORN_SUFFIX) in fixed or name.startswith(("results_", "samples_"))

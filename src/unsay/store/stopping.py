@@ -77,6 +77,20 @@ def close(
     return True
 
 
+def put_back(experiment: Path, folder: Path, why: str, *, wait: float = 0.0) -> None:
+    """Write down that an experiment whose attempt was stopped waits to be gone on with, and why it was stopped.
+
+    LockedError where somebody is at work.
+    """
+    with write.lock(experiment, wait=wait):
+        record = read.record(folder)
+        if record is None or record.status not in ("running", "cancelled") or not record.attempts:
+            return
+        last = replace(record.attempts[-1], outcome="cancelled", error=why)
+        record = replace(record, status="pending", end=None, attempts=(*record.attempts[:-1], last))
+        write.write_json(folder / layout.EXPERIMENT, record.to_json())
+
+
 @contextmanager
 def heeding(folder: Path, attempt: Attempt) -> Iterator[None]:
     """Interrupt this process's main thread when it is asked to stop an attempt, or when its claim was taken over.
