@@ -54,9 +54,13 @@ class Engines:
             else:
                 self._stretches[line["answers"]] = line["facts"]
 
+    def stretches(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return where each stretch begins, counted in answers, and what is known of it."""
+        return sorted(self._stretches.items())
+
     def begin(self, answers: int, facts: Mapping[str, Any]) -> None:
         """Note what generates from here on, `answers` being there already; again at the end, with all that is known."""
-        self._stretches[answers] = dict(facts) | self._asked
+        self._stretches[answers] = self._asked | dict(facts)
         self._write({"answers": answers, "facts": self._stretches[answers]})
 
     def note_check(self, items: int, differ: Sequence[int]) -> None:

@@ -22,20 +22,27 @@ from unsay.evaluate.batch_check import check_batch
 from unsay.evaluate.engines import CHECKED, Engines
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
 from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_config
+from unsay.evaluate.planted import Begun, Plant
 from unsay.evaluate.serving import engine_of
 from unsay.evaluate.setup import Opened
+from unsay.evaluate.shards import Hand, Part, Shards, order_of, surroundings, trace_of
 from unsay.evaluate.task_scores import FILTERS, ExactMatchReading
-from unsay.job import Job, Report, Result
+from unsay.job import Event, Job, Report, Result
 from unsay.metrics.exact_match import STRICT
 from unsay.prompt_checks import PromptFacts, PromptReport
 from unsay.records import BUDGET_REASONS, Key, MetricValue, Prompt, Sample, Trace
 from unsay.redaction import redacted
 from unsay.settings import Decode, Prompting
 from unsay.store import layout, read, write
+from unsay.undo import written
 
 Progress = Callable[[int, int, MetricValue | None, Mapping[str, int]], None]
 """Called with the answers finished, all answers, the strict exact match of the finished ones (None before any), and the
 tokens that this run has read, written and taken back."""
+
+
+def _to_nobody(_: Event) -> None:
+    """Where nobody could help anyway."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class Evaluation:
     batch_size: int | None = None
     check_batch: int = 0
     """Answers to generate again alone, to see whether they come out the same."""
+    shards: int = 1
+    """Parts that the answers are generated in, by helpers where an executor gives some."""
+    takes_part: bool = True
 
 
 def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Result:
@@ -70,10 +80,13 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
         limit=job.limit,
         batch_size=job.batch_size,
         check_batch=job.check_batch,
+        shards=job.shards,
+        takes_part=job.takes_part,
     )
     result = evaluate(
         evaluation,
-        lambda done, total, so_far, spent: report(
+        report=report,
+        progress=lambda done, total, so_far, spent: report(
             {
                 "event": "progress",
                 "stage": "evaluate",
@@ -88,21 +101,22 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
     return replace(result, facts=result.facts | opened.facts, warnings=warnings)
 
 
-def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
+def evaluate(evaluation: Evaluation, progress: Progress, report: Report = _to_nobody) -> Result:
     """Generate what is missing, score everything, write every result file.
 
-    The weights are loaded only when an answer has to be generated. Raises EvaluationError when lm-eval's exact match
-    and ours differ on any item, or a mean of lm-eval's and ours.
+    `report` is told where helpers are of use (`unsay.evaluate.shards`). The weights are loaded only when an answer has
+    to be generated. Raises EvaluationError when lm-eval's exact match and ours differ on any item, or a mean of
+    lm-eval's and ours.
     """
     config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
     reading = task_scores.read_exact_match(config, own=evaluation.source.task is None)
-    answers = Answers(evaluation, _exact_match(reading, config), progress)
+    answers = Answers(evaluation, _exact_match(reading, config), progress, report)
     results = _run_lm_eval(evaluation, config, answers)
     checked = answers.check_batch() if evaluation.check_batch else None
     task = str(config["task"])
     lines = results["samples"][task]
     total = int(results["n-samples"][task]["original"])
-    samples = _samples(lines, answers.traces)
+    samples = _samples(lines, answers.traces, evaluation.opened)
     scores = _scores(config, reading, lines, results["results"][task], samples)
     prompts = _prompt_report(evaluation, config, lines, samples, answers)
     changes = answers.engines.changes(len(answers.traces))
@@ -132,6 +146,7 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
             "prompts": prompts.to_json(),
             "stops_in_retracted": sum(trace.stop_in_raw for trace in answers.traces),
             "undo_table": evaluation.opened.table.to_json(),
+            "exact_match": None if _exact_match(reading, config) is None else reading.options,
             "engine": answers.engines.facts,
         }
         | ({} if not changes else {"engine_changes": {"answers": changes, "generated_again": answers.engines.checked}})
@@ -143,8 +158,14 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> Result:
 class Answers:
     """The answers to one evaluation's prompts: what is on disk already, and the rest from the model."""
 
-    def __init__(self, evaluation: Evaluation, exact_match: metrics.Metric | None, progress: Progress) -> None:
+    def __init__(
+        self, evaluation: Evaluation, exact_match: metrics.Metric | None, progress: Progress, report: Report
+    ) -> None:
         self._evaluation = evaluation
+        self._report = report
+        self._shards = Shards(evaluation.folder / layout.SHARDS)
+        self._adopted: list[Part] = []
+        """Parts of an earlier run that somebody still answers."""
         self._exact_match = exact_match
         self._progress = progress
         self.prompts: list[Prompt] = []
@@ -155,6 +176,7 @@ class Answers:
         self._items: Sequence[PromptItem] = ()
         self._model: Any = None
         self._labels: dict[Key, str] = {}
+        self._begun: dict[Key, Begun] = {}
         self._scored: dict[Key, float | None] = {}
         self.spent = {"tokens_read": 0, "tokens_written": 0, "tokens_taken_back": 0}
         """What the answers of this run took."""
@@ -164,11 +186,16 @@ class Answers:
         evaluation = self._evaluation
         self._items = items
         self.prompts = [self._prompt(item) for item in items]
+        if evaluation.decode.plant is not None:
+            plant = Plant(evaluation.decode, evaluation.opened, seed=evaluation.seed)
+            begun = ((item.key, plant.beginning(str(item.key.doc_id), item.label)) for item in items)
+            self._begun = {key: each for key, each in begun if each is not None}
         self.eval_hash = identity.eval_hash(
             weights=evaluation.opened.weights,
             template=evaluation.opened.template or "",
             prompts=[
-                identity.sha256_of([prompt.sha256, item.stop]) for item, prompt in zip(items, self.prompts, strict=True)
+                identity.sha256_of([prompt.sha256, item.stop, *self._given(prompt)])
+                for item, prompt in zip(items, self.prompts, strict=True)
             ],
             prompting=evaluation.prompting,
             decode=evaluation.decode,
@@ -178,7 +205,8 @@ class Answers:
             dtype=evaluation.opened.dtype,
         )
         done = self._resume()
-        self.engines = Engines(evaluation.folder, self.eval_hash, asked=_surroundings(evaluation))
+        self.engines = Engines(evaluation.folder, self.eval_hash, asked=self._surroundings())
+        self._take_over(done)
         write.write_bytes(
             evaluation.folder / layout.PROMPTS, b"".join(write.seal(prompt.to_json()) for prompt in self.prompts)
         )
@@ -210,11 +238,39 @@ class Answers:
         folder = self._evaluation.folder
         wanted = {prompt.key: prompt.sha256 for prompt in self.prompts}
         found = list(read.traces(folder))
+        _, _, others = self._shards.left(self.eval_hash)
+        if others:
+            write.supersede(folder, [layout.SHARDS], others[0].order.settings_hash)
         stale = [trace for trace in found if trace.eval_hash != self.eval_hash]
         if stale:
             write.supersede(folder, [layout.TRACES, layout.PROMPTS, layout.ENGINES], stale[0].eval_hash)
             return {}
         return {trace.key: trace for trace in found if wanted.get(trace.key) == trace.prompt_sha256}
+
+    def _take_over(self, done: dict[Key, Trace]) -> None:
+        """Take in what the parts of an earlier run hold that nobody is at any more; note which others there are."""
+        free, self._adopted, _ = self._shards.left(self.eval_hash)
+        if not free:
+            return
+        with write.Journal(self._evaluation.folder / layout.TRACES) as journal:
+            for part in free:
+                self._take_in(part, journal, done)
+        for part in free:
+            part.remove()
+
+    def _take_in(self, part: Part, journal: write.Journal, done: dict[Key, Trace]) -> None:
+        """Append a part's answers to the traces, each once, and note what they were generated with."""
+        with write.lock(part.folder, wait=5.0):
+            taken = [trace for key, trace in part.traces().items() if key not in done]
+            engines = Engines(part.folder, self.eval_hash, asked={})
+        if not taken:
+            return
+        for start, facts in engines.stretches():
+            if start < len(taken):
+                self.engines.begin(len(done) + start, facts)
+        for trace in taken:
+            journal.append(trace.to_json())
+            done[trace.key] = trace
 
     def check_batch(self) -> dict[str, Any]:
         """Generate some answers again alone; see `unsay.evaluate.batch_check`."""
@@ -229,7 +285,14 @@ class Answers:
         return found if opened.backend is None else found | {"generated_again_by": "this package's own engine"}
 
     def _request(self, item: PromptItem, prompt: Prompt) -> engine.Request:
-        return engine.Request(prompt.key, prompt.ids, _seed(self._evaluation.seed, prompt), item.stop)
+        begun = self._begun.get(prompt.key)
+        given, beginning = ((), None) if begun is None else (begun.ids, begun.beginning)
+        seed = _seed(self._evaluation.seed, prompt)
+        return engine.Request(prompt.key, prompt.ids, seed, item.stop, given=given, beginning=beginning)
+
+    def _given(self, prompt: Prompt) -> list[list[int]]:
+        """Return what an answer begins with, where it is given that."""
+        return [list(self._begun[prompt.key].ids)] if prompt.key in self._begun else []
 
     def _options(self) -> engine.Options:
         evaluation, opened = self._evaluation, self._evaluation.opened
@@ -244,8 +307,10 @@ class Answers:
 
     def _generate(self, missing: list[tuple[PromptItem, Prompt]], done: dict[Key, Trace]) -> None:
         evaluation, opened = self._evaluation, self._evaluation.opened
-        hashes = {prompt.key: prompt.sha256 for _, prompt in missing}
         requests = [self._request(item, prompt) for item, prompt in missing]
+        if self._adopted or evaluation.shards > 1:
+            self._generate_in_parts(requests, done)
+            return
         first = len(done)
         with (
             write.Journal(evaluation.folder / layout.TRACES) as journal,
@@ -255,29 +320,39 @@ class Answers:
             for finished in generator.generate(requests):
                 if len(done) == first:
                     self.engines.begin(first, generator.facts)
-                key = finished.request.key
-                trace = Trace(
-                    key=key,
-                    prompt_sha256=hashes[key],
-                    eval_hash=self.eval_hash,
-                    seed=finished.request.seed,
-                    ids=finished.ids,
-                    pieces=tuple(opened.prompter.pieces(finished.ids)),
-                    visible_ids=finished.visible_ids,
-                    visible=finished.visible,
-                    finish_reason=finished.finish_reason,
-                    counts=finished.resolution.counts,
-                    logprobs=finished.logprobs,
-                    sampler_logprobs=finished.sampler_logprobs,
-                    stop_in_raw=finished.stop_in_raw,
-                )
+                trace = trace_of(finished, opened.prompter, self.eval_hash)
                 journal.append(trace.to_json())
-                done[key] = trace
-                self._count(finished.request, trace)
+                done[trace.key] = trace
+                self._count(len(finished.request.prompt_ids), trace)
                 self._tell(done)
             self.engines.begin(first, generator.facts)
             if isinstance(generator, engine.Engine):
                 self._generate_again(generator, list(done.values())[:first])
+
+    def _generate_in_parts(self, requests: list[engine.Request], done: dict[Key, Trace]) -> None:
+        """Generate together with whoever helps; an answer is taken in with its part, when that is complete."""
+        evaluation, opened = self._evaluation, self._evaluation.opened
+        adopted = {each.key for part in self._adopted for each in part.order.requests}
+        rest = [each for each in requests if each.key not in adopted]
+        order = order_of(opened, self._options(), rest, settings_hash=self.eval_hash)
+        parts = [*self._adopted, *self._shards.split(order, evaluation.shards)]
+        lengths = {each.key: len(each.prompt_ids) for each in requests}
+        seen = dict(done)
+
+        def tell(trace: Trace) -> None:
+            seen[trace.key] = trace
+            self._count(lengths.get(trace.key, 0), trace)
+            self._tell(seen)
+
+        with (
+            write.Journal(evaluation.folder / layout.TRACES) as journal,
+            Hand(opened, self._options(), surroundings=self._surroundings()) as hand,
+        ):
+            for part in self._shards.answered(parts, hand if evaluation.takes_part else None, self._report, tell):
+                self._take_in(part, journal, done)
+            self._model = hand.generator.model if isinstance(hand.generator, engine.Engine) else None
+        for part in parts:
+            part.remove()
 
     def _generate_again(self, generator: engine.Engine, earlier: Sequence[Trace]) -> None:
         """Generate some of the earlier answers as the present ones were, if that was otherwise; count what differs."""
@@ -303,23 +378,13 @@ class Answers:
         so_far = None if not scores else metrics.share(scores, STRICT)
         self._progress(len(done), len(self.prompts), so_far, self.spent)
 
-    def _count(self, request: engine.Request, trace: Trace) -> None:
-        self.spent["tokens_read"] += len(request.prompt_ids)
+    def _surroundings(self) -> dict[str, Any]:
+        return surroundings(self._evaluation.opened, self._evaluation.batch_size)
+
+    def _count(self, read: int, trace: Trace) -> None:
+        self.spent["tokens_read"] += read
         self.spent["tokens_written"] += trace.counts.sampled
         self.spent["tokens_taken_back"] += trace.counts.popped
-
-
-def _surroundings(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what may change the last digits of a number, besides what an engine says of itself."""
-    import torch
-    import transformers
-
-    if evaluation.opened.backend is not None:
-        return {"batch_size": evaluation.batch_size}
-    on_gpu = evaluation.opened.device.startswith("cuda")
-    processor = torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability()
-    libraries = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
-    return {"batch_size": evaluation.batch_size, "processor": processor, "libraries": libraries}
 
 
 def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:
@@ -417,7 +482,7 @@ def _objects(path: Path) -> int:
         return 0
 
 
-def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sample]:
+def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace], opened: Opened) -> list[Sample]:
     """Return one sample per document in document order; lm-eval logs one line per filter and document."""
     by_document = {trace.key.doc_id: trace for trace in reversed(traces)}
     seen: dict[int, Sample] = {}
@@ -434,6 +499,7 @@ def _samples(lines: list[dict[str, Any]], traces: Sequence[Trace]) -> list[Sampl
             predict=trace.visible,
             finish_reason=trace.finish_reason,
             counts=trace.counts,
+            written=written(trace, opened.table, opened.prompter.end_ids),
         )
     return [seen[document] for document in sorted(seen)]
 

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -52,7 +52,9 @@ def engine_of(opened: Opened, options: engine.Options, folder: Path) -> Iterator
     """
     backend = opened.backend
     if backend is None:
-        yield engine.Engine(opened.load(), options)
+        model = opened.load()
+        rows = int(model.get_output_embeddings().weight.shape[0])
+        yield engine.Engine(model, replace(options, table=options.table.within(rows)))
     elif backend.kind == SERVER:
         connection = Connection(str(backend.url), key=os.environ.get(KEY_VARIABLE), timeout=backend.timeout)
         generator = ServerEngine(options, connection, model=backend.served_name, max_context=opened.max_length)

@@ -105,7 +105,7 @@ def open_model(
         tokenizer=tokenizer,
         prompter=prompter,
         table=table,
-        weights=weights or _weights(model, adapter, commit),
+        weights=weights or weights_of(model, adapter, commit),
         max_length=int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31),
         device=device,
         dtype=dtype,
@@ -130,7 +130,8 @@ def resolve_device(device: str, dtype: str) -> tuple[str, str]:
     return device, dtype
 
 
-def _weights(model: Model, adapter: Path | None, commit: str | None) -> str:
+def weights_of(model: Model, adapter: Path | None, commit: str | None) -> str:
+    """Fingerprint what a model computes with, as it lies here; `commit` is the hub's, where it comes from there."""
     folder = Path(model.path)
     base = identity.weights_fingerprint(folder) if folder.is_dir() else f"{model.path}@{commit or model.revision}"
     return base if adapter is None else identity.sha256_of([base, identity.adapter_fingerprint(adapter)])

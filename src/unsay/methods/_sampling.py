@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,12 +22,14 @@ from unsay.augment import Candidate
 from unsay.config import Experiment
 from unsay.data.candidates import write_candidates
 from unsay.data.source import GSM8K, Source
-from unsay.engine import Options, Request, generate
+from unsay.engine import Options, Request
 from unsay.errors import ConfigError, DataError
 from unsay.evaluate.lm_eval_tasks import question_prompts
+from unsay.evaluate.serving import engine_of
 from unsay.evaluate.setup import Opened
+from unsay.evaluate.shards import Hand, Part, Shards, order_of, surroundings
 from unsay.job import Job, Report
-from unsay.records import SCHEMA, Example, Key
+from unsay.records import SCHEMA, Example, Key, Trace
 from unsay.settings import Decode
 from unsay.store import layout, read, write
 from unsay.undo import UndoTable
@@ -81,6 +83,9 @@ def write_answers(
         "seed": experiment.seed,
         "decode": dataclasses.asdict(decode),
     }
+    # Asked here, whatever serves its answers elsewhere.
+    assert answering.model is not None
+    answering = dataclasses.replace(answering, model=dataclasses.replace(answering.model, backend=None))
     done = _answer(job, base, answering, wanted, decode, facts, report)
     found: dict[str, list[Candidate]] = {each.example.id: [] for each in wanted}
     for each in wanted:
@@ -126,29 +131,66 @@ def _answer(
     report: Report,
 ) -> Answers:
     """Return all answers: those that an earlier run wrote down, and the rest from the model."""
-    path = job.train_folder / layout.SAMPLED
     drawn_with = identity.sha256_of({"tokenizer": base.prompter.fingerprint, **facts})
-    done = _resume(path, drawn_with, wanted)
-    missing = [each for each in wanted if each.key not in done]
-    if missing:
-        model = answering.load()
+    asked = {Key("", at, repeat=each.repeat): each for at, each in enumerate(wanted)}
+    done = _resume(job.train_folder / layout.SAMPLED, drawn_with, wanted)
+    shards = Shards(job.train_folder / layout.SAMPLE_SHARDS)
+    free, taken, others = shards.left(drawn_with)
+    if others:
+        write.supersede(job.train_folder, [layout.SAMPLE_SHARDS], others[0].order.settings_hash)
+
+    def tell(count: int) -> None:
+        report({"event": "progress", "stage": "sample", "done": count, "total": len(wanted)})
+
+    with write.Journal(job.train_folder / layout.SAMPLED) as journal:
+
+        def note(key: Key, ids: tuple[int, ...]) -> None:
+            each = asked[key]
+            if each.key not in done:
+                line = {"schema": SCHEMA, "id": each.example.id, "repeat": each.repeat, "drawn_with": drawn_with}
+                journal.append(line | {"asked": each.sha256, "ids": list(ids)})
+                done[each.key] = ids
+
+        for part in free:
+            _take_in(part, note)
+        requests = [Request(key, each.prompt, each.seed) for key, each in asked.items() if each.key not in done]
         options = Options(
             decode=decode,
-            table=_within(_both(answering.table, base.table), model),
+            table=_both(answering.table, base.table),
             end_ids=base.prompter.end_ids,
             text_of=base.visible_text,
             pad_id=base.tokenizer.pad_token_id or 0,
             slots=job.batch_size,
         )
-        requests = [Request(Key("", at, repeat=each.repeat), each.prompt, each.seed) for at, each in enumerate(missing)]
-        with write.Journal(path) as journal:
-            for finished in generate(model, requests, options):
-                each = missing[finished.request.key.doc_id]
-                line = {"schema": SCHEMA, "id": each.example.id, "repeat": each.repeat, "drawn_with": drawn_with}
-                journal.append(line | {"asked": each.sha256, "ids": list(finished.visible_ids)})
-                done[each.key] = finished.visible_ids
-                report({"event": "progress", "stage": "sample", "done": len(done), "total": len(wanted)})
+        if taken or (requests and job.shards > 1):
+            adopted = {each.key for part in taken for each in part.order.requests}
+            rest = [each for each in requests if each.key not in adopted]
+            order = order_of(answering, options, rest, settings_hash=drawn_with, device=job.device, dtype=job.dtype)
+            parts = [*taken, *shards.split(order, job.shards)]
+            seen = set(asked) - {each.key for each in requests}
+            with Hand(answering, options, surroundings=surroundings(answering, job.batch_size)) as hand:
+
+                def look(trace: Trace) -> None:
+                    seen.add(trace.key)
+                    tell(len(seen))
+
+                for part in shards.answered(parts, hand if job.takes_part else None, report, look):
+                    _take_in(part, note)
+            free += parts
+        elif requests:
+            with engine_of(answering, options, job.train_folder) as generator:
+                for finished in generator.generate(requests):
+                    note(finished.request.key, finished.visible_ids)
+                    tell(len(done))
+    for part in free:
+        part.remove()
     return done
+
+
+def _take_in(part: Part, note: Callable[[Key, tuple[int, ...]], None]) -> None:
+    with write.lock(part.folder, wait=5.0):
+        for key, trace in part.traces().items():
+            note(key, trace.visible_ids)
 
 
 def _resume(path: Path, drawn_with: str, wanted: list[_Asked]) -> Answers:
@@ -197,10 +239,3 @@ def _seed(seed: int, id: str, repeat: int) -> int:
 
 def _both(one: UndoTable, other: UndoTable) -> UndoTable:
     return UndoTable({**other.actions, **one.actions}, {**other.names, **one.names}, one.newline_ids)
-
-
-def _within(table: UndoTable, model: Any) -> UndoTable:
-    """Leave out control tokens that the model has no row for: it cannot sample them."""
-    rows = int(model.get_output_embeddings().weight.shape[0])
-    kept = {id: action for id, action in table.actions.items() if id < rows}
-    return UndoTable(kept, {id: table.names[id] for id in kept}, table.newline_ids)

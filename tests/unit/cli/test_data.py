@@ -18,6 +18,7 @@ from unsay.config import load
 from unsay.data.build import load_rows
 from unsay.data.source import Source
 from unsay.definitions import Dataset
+from unsay.engine import Engine
 from unsay.errors import DataError
 from unsay.job import Job
 from unsay.records import Row
@@ -153,21 +154,19 @@ def test_answers_of_the_model_are_asked_for_first(lab: Path, capsys: pytest.Capt
 def test_asking_goes_on_where_it_was_stopped(
     lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unsay.methods import _sampling
-
     told(capsys, "build", "lab.yaml", "OWN", "--sample", "1", "--batch-size", "5")
     whole = (lab / "own.jsonl").read_bytes()
     (lab / "own.jsonl").unlink()
-    generate, asked = _sampling.generate, []
+    generate, asked = Engine.generate, []
 
-    def killed(model: Any, requests: list[Any], options: Any) -> Any:
+    def killed(engine: Engine, requests: list[Any]) -> Any:
         asked.append(len(requests))
-        for done, finished in enumerate(generate(model, requests, options)):
+        for done, finished in enumerate(generate(engine, requests)):
             if done == 10:
                 raise KeyboardInterrupt
             yield finished
 
-    monkeypatch.setattr(_sampling, "generate", killed)
+    monkeypatch.setattr(Engine, "generate", killed)
     assert cli.main(["data", "build", "lab.yaml", "OWN", "--sample", "1"]) == 130
     journal = folder_of(lab, "own") / layout.SAMPLED
     assert len(journal.read_text().splitlines()) == 10
@@ -176,7 +175,7 @@ def test_asking_goes_on_where_it_was_stopped(
         file.write(b'{"schema":1,"id":"mine/train/')  # torn by a crash
     assert cli.main(["data", "build", "lab.yaml", "OWN", "--sample", "1"]) == 130
     assert len(journal.read_text().splitlines()) == 20
-    monkeypatch.setattr(_sampling, "generate", generate)
+    monkeypatch.setattr(Engine, "generate", generate)
     told(capsys, "build", "lab.yaml", "OWN", "--sample", "1")
     assert (lab / "own.jsonl").read_bytes() == whole
     assert asked == [24, 14], "answers that are there are not drawn again"
