@@ -27,7 +27,7 @@ def test_the_demo_runs_once_and_then_has_nothing_to_do(
     assert cli.main(["demo"]) == 0
     shown = capsys.readouterr().out
     entries = read.find(tmp_path / "outputs")
-    assert [entry.name for entry in entries] == ["EXP-001", "EXP-002", "EXP-003", "EXP-004"]
+    assert [entry.name for entry in entries] == [f"EXP-00{number}" for number in range(1, 9)]
     for entry in entries:
         assert entry.record is not None
         assert entry.record.status == "completed"
@@ -41,6 +41,11 @@ def test_the_demo_runs_once_and_then_has_nothing_to_do(
     undone = read.metrics(entries[2].folder)["undo_answers"].value
     assert undone is not None
     assert undone > 0, "the model trained with undo never takes anything back"
+    banned, planted = (read.metrics(entries[at].folder) for at in (6, 7))
+    assert banned["planted_detection"].value == 0
+    assert planted["planted_exact"].n == 600
+    assert f"{planted['exact_match_strict'].value:.2f} ± " in shown
+    assert planted["exact_match_strict"].value > banned["exact_match_strict"].value
 
     before = on_disk(tmp_path)
     assert cli.main(["demo"]) == 0

@@ -306,6 +306,27 @@ def test_a_setting_that_came_later_counts_once_it_is_set() -> None:
     assert identity.train_hash(training=how, **common) == identity.train_hash(training=Training(), **common)
 
 
+def test_planted_mistakes_and_words_count_once_they_are_asked_for() -> None:
+    """Experiments from before them keep their identity."""
+    assert not {"plant", "plant_twin"} & identity.decode_numbers(Decode()).keys()
+    planted = [
+        Decode(plant="future_step"),
+        Decode(plant="arithmetic_slip"),
+        Decode(plant="arithmetic_slip", plant_twin=True),
+    ]
+    assert len({json.dumps(identity.decode_numbers(each)) for each in (Decode(), *planted)}) == 4
+    common: dict[str, Any] = {
+        "dataset": "d", "format": None, "columns": {}, "template": "t", "doc_to_text": "q", "undo_table": "u",
+        "tokenizer": "k", "cutoff_len": 9, "max_samples": None, "seed": 0,
+    }  # fmt: skip
+    plain = experiment()
+    undo = UndoData("arithmetic_slip")
+    settings = dataclasses.replace(plain.settings, undo=undo)
+    assert "say" not in identity.spec(dataclasses.replace(plain, settings=settings))["settings"]["undo"]
+    words = dataclasses.replace(undo, say="words")
+    assert identity.data_hash(undo=undo, **common) != identity.data_hash(undo=words, **common)
+
+
 def test_seed_counts_for_evaluation_only_where_sampling_draws() -> None:
     common: dict[str, Any] = {
         "weights": "w",

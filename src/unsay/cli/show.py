@@ -169,6 +169,7 @@ def _item_document(
         "visible": trace.visible if trace else found.answer,
         "finish_reason": trace.finish_reason if trace else None,
         "counts": trace.counts.to_json() if trace else None,
+        "beginning": asdict(trace.beginning) if trace and trace.beginning else None,
         "scores": found.scores,
     }
 
@@ -187,6 +188,11 @@ def _print_item(entry: Entry, item: int, trace: Trace | None, shown: list[Token]
         console.print("\ntrace" + ("" if styled else "  ([-…-] was taken back)"), style="bold cyan")
         console.print(terminal.trace(shown, styled=styled), soft_wrap=True)
         _part(console, "visible", trace.visible)
+        if trace.beginning is not None:
+            given, what = trace.beginning, "the right ones" if trace.beginning.twin else "a planted mistake"
+            console.print(
+                f"\nbegins with {given.given} given tokens, {what} from token {given.place} on", soft_wrap=True
+            )
         counts = trace.counts
         console.print(
             f"\ntokens: {counts.sampled} sampled, {counts.survivors} kept, {counts.popped} taken back; "

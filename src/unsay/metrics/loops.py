@@ -1,15 +1,16 @@
-"""Whether a model takes a token back only to write it again, and whether it goes round in circles.
+"""Whether a model takes tokens back only to write them again, and whether it goes round in circles.
 
 Replays the stack of survivors of each answer (`Sample.written`); never looks at the gold answer. An episode is a run of
-control tokens that took something back, h the height it ends at, e the survivor that stood at h before it.
+control tokens that took something back: e are the tokens it took, in their order.
 
-- `reemission`: % of episodes with a token after them whose next token is e again (a no-op at that place). Greedy
-  decoding that goes on from the same context can do nothing else (docs/undo.md).
+- `reemission`: % of episodes, with a token after them, behind which just e is written again, token by token. A wrong
+  line and the right one may begin alike, so all of e counts. Greedy decoding that goes on from the same context can do
+  nothing else (docs/undo.md).
 - `loops`: % of answers in which one and the same beginning (all survivors together, while not empty) is come back to
   by an episode for the third time, or which `max_visits` ended.
 
-Both as in the notes on metrics of SequenceMatch (Cundy and Ermon 2024) and of self-backtracking (Yang et al. 2025),
-whose decoders keep a set of visited states for the same reason.
+Self-backtracking (Yang et al. 2025, arXiv 2502.04404) and rewinding decoders keep sets of visited states for the same
+reason.
 
     >>> from unsay.records import Sample, Written
     >>> again = Written(("a", "b", "<", "b"), (1, 2, 9, 2), (None, None, 1, None))  # b, taken back, and b again
@@ -39,13 +40,13 @@ NO_EPISODE = "no undo that anything follows"
 
 @dataclass(frozen=True)
 class Loops(Metric):
-    """Share of undos that are followed by what they took back, and of answers that go round in circles."""
+    """Share of undos behind which the same is written again, and of answers that go round in circles."""
 
     names: ClassVar[tuple[str, ...]] = (REEMISSION, LOOPS)
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {REEMISSION: False, LOOPS: False}
     range: ClassVar[Mapping[str, Range]] = {REEMISSION: PERCENT, LOOPS: PERCENT}
     definition: ClassVar[Mapping[str, str]] = {
-        REEMISSION: "unsay undo v1: % of undo runs whose next token is the one that stood there before",
+        REEMISSION: "unsay undo v1: % of undo runs behind which just what they took back is written again",
         LOOPS: "unsay undo v1: % of answers that come back to one beginning three times, or were ended by max_visits",
     }
 
@@ -74,25 +75,29 @@ class Loops(Metric):
 
 
 def walk(written: Written) -> tuple[int, int, int]:
-    """Return the episodes that are followed by what stood there, all that are followed by anything, and the most
-    episodes that ended at one and the same beginning.
+    """Return the episodes behind which just what they took is written again, all that are followed by anything, and
+    the most episodes that ended at one and the same beginning.
     """
     stack: list[int] = []
     same = episodes = 0
     visits: Counter[tuple[int, ...]] = Counter()
-    taken: int | None = None  # what stood where the running episode has got to
+    taken: list[int] = []  # by the running episode
+    again: list[int] = []  # what is left of it to be written again
     for id, takes in zip(written.ids, written.takes, strict=True):
         if takes is not None:
+            again = []
             if takes:
-                taken = stack[-takes]
+                taken = stack[-takes:] + taken
                 del stack[-takes:]
             continue
-        if taken is not None:
+        if taken:
             episodes += 1
-            same += id == taken
             visits[tuple(stack)] += bool(stack)
-            taken = None
+            again, taken = taken, []
+        if again:
+            same += again == [id]
+            again = again[1:] if id == again[0] else []
         stack.append(id)
-    if taken is not None:
+    if taken:
         visits[tuple(stack)] += bool(stack)
     return same, episodes, max(visits.values(), default=0)

@@ -182,7 +182,7 @@ def summarise(scores: NDArray[np.float64], budgets: Sequence[int], tokens: Seque
     else:
         rows = scores.transpose(1, 0, 2).reshape(n, -1)  # (questions, budgets * seeds)
         wanted = [
-            stats.Contrast((_nothing,), tuple(_column(at * seeds + seed, n) for seed in range(seeds)))
+            stats.Contrast((nothing,), tuple(column(at * seeds + seed, n) for seed in range(seeds)))
             for at in range(len(budgets))
         ]
         found += stats.contrasts(rows, wanted, resamples=compare.RESAMPLES, seed=compare.SEED)
@@ -192,11 +192,13 @@ def summarise(scores: NDArray[np.float64], budgets: Sequence[int], tokens: Seque
     )
 
 
-def _column(at: int, n: int) -> Statistic:
+def column(at: int, n: int) -> Statistic:
+    """Return the mean of one column of scores over n items, as `unsay.stats.contrasts` takes it."""
     return lambda totals: totals[:, at] / n
 
 
-def _nothing(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+def nothing(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Stand for an arm of zeros: a difference from it is a level."""
     return 0.0 * totals[:, 0]
 
 

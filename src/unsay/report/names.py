@@ -29,7 +29,7 @@ LABELS: Mapping[str, str] = {
     "waste": "Tokens spent on what was taken back (%)",
     "underflow_per_answer": "Undos with nothing to take back, per answer",
     "undo_left": "Undo tokens left in answers",
-    "reemission": "Undo runs followed by what they took back (%)",
+    "reemission": "Undo runs behind which the same is written again (%)",
     "loops": "Answers that go round in circles (%)",
     "step_precision": "Steps taken back that were wrong (%)",
     "step_recall": "Wrong steps that were taken back (%)",

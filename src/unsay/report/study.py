@@ -4,9 +4,10 @@
     print(study_page.markdown(found))
 
 What the page holds is decided by the settings that the experiments record, not by their names: the baseline is the
-first fine-tuning without undo data; `undo: ban` on the same training is the counterfactual; experiments with `plant:`
-are judged by what happens behind a mistake; several sampled seeds of one trained model are put to a vote. Seeds of one
-experiment are one arm. Each question is one family of tests, adjusted by Holm. Reads files only.
+fine-tuning without undo data that is trained like those with it; `undo: ban` on the same training is the
+counterfactual; experiments with `plant:` are judged by what happens behind a mistake; several sampled seeds of one
+trained model are put to a vote. Seeds of one experiment are one arm. Each question is one family of tests, adjusted by
+Holm. Reads files only.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 DETECTION, FALSE_UNDO, CHANCE = "planted_detection", "planted_false_undo", "undo_chance"
 SFT = "sft"
+SAME_TRAINING = f"{compare.HIERARCHICAL}, paired by training"
 BEHIND = ("planted_exact", "planted_over", "planted_under")
 
 
@@ -52,9 +54,17 @@ class Arm:
 
     @property
     def decode(self) -> Mapping[str, Any]:
+        return self._settings("decode")
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """How it was trained, apart from the data."""
+        return self._settings("training")
+
+    def _settings(self, part: str) -> Mapping[str, Any]:
         settings = self.record.spec.get("settings")
-        decode = settings.get("decode") if isinstance(settings, dict) else None
-        return decode if isinstance(decode, dict) else {}
+        found = settings.get(part) if isinstance(settings, dict) else None
+        return found if isinstance(found, dict) else {}
 
     @cached_property
     def training(self) -> tuple[str, ...]:
@@ -195,7 +205,7 @@ def study(entries: Iterable[Entry], metric: str = STRICT) -> Study:
     """Read a lab. Raises StoreError where it has no finished fine-tuning without undo data to compare with."""
     arms, left_out = _arms(entries, metric)
     plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
-    baseline = next((arm for arm in plain if arm.is_trained and not tables.has_undo_data(arm.record)), None)
+    baseline = _baseline(plain)
     if baseline is None:
         raise StoreError(
             "expected a finished fine-tuning without undo data to compare with, got none; run one (config lora/train)"
@@ -214,6 +224,14 @@ def study(entries: Iterable[Entry], metric: str = STRICT) -> Study:
         at_budget,
         tuple(left_out),
     )
+
+
+def _baseline(arms: Sequence[Arm]) -> Arm | None:
+    """Return the fine-tuning without undo data that is trained like the first one with it, else the first there is."""
+    trained = [arm for arm in arms if arm.is_trained]
+    plain = [arm for arm in trained if not tables.has_undo_data(arm.record)]
+    wanted = next((arm.recipe for arm in trained if tables.has_undo_data(arm.record)), None)
+    return next((arm for arm in plain if arm.recipe == wanted), plain[0] if plain else None)
 
 
 def _arms(entries: Iterable[Entry], metric: str) -> tuple[list[Arm], list[tuple[str, str]]]:
@@ -282,17 +300,27 @@ def _line(a: Arm, b: Arm, metric: str, among: str | None) -> Line | None:
         items = tuple(item for item in items if all(item in run.scores.get(among, {}) for run in runs))
     if not items:
         return None
-    return _tested(a.name, b.name, _scores(a, metric, items), _scores(b, metric, items))
+    same = bool(a.training) and a.training == b.training
+    return _tested(a.name, b.name, _scores(a, metric, items), _scores(b, metric, items), same_training=same)
 
 
 def _scores(arm: Arm, metric: str, items: Sequence[str]) -> list[list[float]]:
     return [[run.scores[metric][item] for item in items] for run in arm.side.runs]
 
 
-def _tested(before: str, after: str, a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Line:
+def _tested(
+    before: str,
+    after: str,
+    a: Sequence[Sequence[float]],
+    b: Sequence[Sequence[float]],
+    *,
+    same_training: bool = False,
+) -> Line:
     """Compare two arms, one list of scores per seed each: McNemar for single seeds, else the hierarchical bootstrap.
 
-    Fixed and broken pair the seeds in their order, or every seed with the only one of the other side.
+    With the `same_training` on both sides the seeds are drawn once for both: what differs between trainings is no
+    chance of the comparison. Fixed and broken pair the seeds in their order, or every seed with the only one of the
+    other side.
     """
     import numpy as np
 
@@ -306,11 +334,15 @@ def _tested(before: str, after: str, a: Sequence[Sequence[float]], b: Sequence[S
         p, test = stats.mcnemar(only_b, only_a).p, compare.MCNEMAR
         low, high, stderr = paired.low, paired.high, paired.stderr
     else:
-        columns = [_column(at, n) for at in range(len(one) + len(two))]
-        contrast = stats.Contrast(tuple(columns[: len(one)]), tuple(columns[len(one) :]))
-        rows = np.concatenate([one, two]).T
+        columns = [matched.column(at, n) for at in range(len(one) + len(two))]
+        if same_training:
+            contrast = stats.Contrast((matched.nothing,), tuple(columns[: len(two)]))
+            rows = (two - one).T
+        else:
+            contrast = stats.Contrast(tuple(columns[: len(one)]), tuple(columns[len(one) :]))
+            rows = np.concatenate([one, two]).T
         (drawn,) = stats.contrasts(rows, [contrast], resamples=compare.RESAMPLES, seed=compare.SEED)
-        p, test = 1.0 if drawn.p is None else drawn.p, compare.HIERARCHICAL
+        p, test = 1.0 if drawn.p is None else drawn.p, SAME_TRAINING if same_training else compare.HIERARCHICAL
         low, high, stderr = drawn.low, drawn.high, drawn.stderr
     count = max(len(one), len(two))
     right_a, right_b = (np.resize(each, (count, n)) > 0 for each in (one, two))
@@ -331,13 +363,9 @@ def _tested(before: str, after: str, a: Sequence[Sequence[float]], b: Sequence[S
     )
 
 
-def _column(at: int, n: int) -> stats.Statistic:
-    return lambda totals: totals[:, at] / n
-
-
 def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
     for arm in arms:
-        if arm.plant is None or arm.is_twin or arm.is_banned:
+        if arm.plant is None or arm.is_twin or (arm.is_banned and _may_undo(arm, arms)):
             continue
         twin = next((other for other in arms if _is_twin_of(other, arm)), None)
         yield Reaction(
@@ -349,6 +377,11 @@ def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
             false_undo=None if twin is None else _mean(twin, FALSE_UNDO),
             auroc=None if twin is None else _auroc(arm, twin),
         )
+
+
+def _may_undo(banned: Arm, arms: Sequence[Arm]) -> bool:
+    """Say whether the same training is there with undo allowed; where it corrects in words it is not."""
+    return any(arm.training == banned.training and not arm.is_banned for arm in arms)
 
 
 def _is_twin_of(other: Arm, arm: Arm) -> bool:

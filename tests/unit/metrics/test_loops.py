@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.metrics.traces import UNDO, sample
+from tests.unit.metrics.traces import BREAK, UNDO, UNDO_LINE, sample
 from unsay.metrics.loops import Loops
 from unsay.records import Sample
 
@@ -26,9 +26,14 @@ def test_worked_by_hand() -> None:
 
 
 def test_a_run_of_undos_is_one_episode_and_is_judged_where_it_ends() -> None:
-    deep = sample([5, 6, 7, UNDO, UNDO, 6])
-    assert values(deep) == {"reemission": 100.0, "loops": 0.0}
-    assert values(sample([5, 6, 7, UNDO, UNDO, 7]))["reemission"] == 0.0
+    assert values(sample([5, 6, 7, UNDO, UNDO, 6, 7, 8]))["reemission"] == 100.0
+    for ids in ([7], [6], [6, 8], [6, UNDO, 8]):  # begins alike, or never gets there
+        assert values(sample([5, 6, 7, UNDO, UNDO, *ids]))["reemission"] == 0.0
+
+
+def test_a_line_that_only_begins_like_the_one_taken_back_is_another() -> None:
+    assert values(sample([5, BREAK, 6, 7, UNDO_LINE, 6, 8]))["reemission"] == 0.0
+    assert values(sample([5, BREAK, 6, 7, UNDO_LINE, 6, 7]))["reemission"] == 100.0
 
 
 def test_an_undo_that_nothing_follows_or_that_takes_nothing_is_no_episode() -> None:

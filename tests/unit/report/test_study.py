@@ -137,6 +137,44 @@ def test_fixed_and_broken_are_what_was_made(lab: Path) -> None:
     assert line.after - line.before == pytest.approx(line.diff)
 
 
+def test_the_baseline_is_trained_like_the_arms_with_undo(tmp_path: Path) -> None:
+    recipes = {"a-longer": {"max_steps": 9}, "plain": {"max_steps": 8}, "slip": {"max_steps": 8}}
+    for config, recipe in recipes.items():
+        place = experiment(tmp_path, config, drawn(config, 0.5), undo=config == "slip")
+        record = read.record(place)
+        assert record is not None
+        change_record(place, spec={"settings": {**record.spec["settings"], "training": recipe}})
+    found = study.study(read.find(tmp_path))
+    assert {(line.baseline, line.other) for line in found.accuracy} == {("plain", "a-longer"), ("plain", "slip")}
+
+
+def test_a_correction_in_words_is_judged_behind_a_mistake_too(tmp_path: Path) -> None:
+    experiment(tmp_path, "sft", drawn("a", 0.5))
+    decode = {"plant": "arithmetic_slip", "undo": "ban"}
+    scores = {"planted_detection": lambda _: 0.0, "undo_chance": lambda _: 1.0}
+    experiment(tmp_path, "words-planted", lambda item: item % 2 == 0, undo=True, decode=decode, scores=scores)
+    (reaction,) = study.study(read.find(tmp_path)).reactions
+    assert (reaction.name, reaction.rates["exact_match_strict"]) == ("words-planted", 50.0)
+
+
+def test_the_same_trainings_are_paired_seed_by_seed(tmp_path: Path) -> None:
+    """Trainings that differ by far, and an undo that helps each of them a little: the little is seen."""
+    for seed, share in ((1, 0.2), (2, 0.5), (3, 0.8)):
+        base = drawn(f"base {seed}", share)
+        better: Right = lambda item, base=base: base(item) or item % 25 == 0  # noqa: E731
+        experiment(tmp_path, "sft", drawn(f"plain {seed}", share), seed=seed)
+        experiment(tmp_path, "slip", better, seed=seed, train="slip", undo=True)
+        experiment(tmp_path, "slip-banned", base, seed=seed, train="slip", undo=True, decode={"undo": "ban"})
+    found = study.study(read.find(tmp_path))
+    (undo,) = found.counterfactual
+    assert undo.test == "hierarchical bootstrap, paired by training"
+    assert undo.diff == pytest.approx(undo.fixed)
+    assert undo.beyond_chance
+    assert undo.low is not None
+    assert undo.low > 0
+    assert not any(line.beyond_chance for line in found.accuracy)
+
+
 def test_the_conclusion_says_what_the_tests_say(lab: Path) -> None:
     found = study.study(read.find(lab))
     assert not any(line.beyond_chance for line in (*found.accuracy, *found.counterfactual))
