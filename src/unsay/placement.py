@@ -16,15 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unsay import catalog, located, overrides, redaction
 from unsay.errors import ConfigError, UnsayError
 from unsay.located import Located
 from unsay.overrides import Say, Written
-
-if TYPE_CHECKING:
-    from unsay.executors import Executor
 
 DEFAULT = "local"
 
@@ -39,10 +36,9 @@ class Placement:
     name: str = DEFAULT
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def executor(self) -> Executor:
-        """Return the executor; raise ConfigError where its options contradict each other."""
-        made: Executor = catalog.plugin("executors", self.name)(**self.options)
-        return made
+    def executor(self) -> Any:
+        """Return the executor (`unsay.executors.Executor`); raise ConfigError where its options are wrong."""
+        return catalog.plugin("executors", self.name)(**self.options)
 
 
 def choose(file: Placement | None, executor: str | None, options: Sequence[str]) -> Placement:

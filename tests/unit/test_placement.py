@@ -96,7 +96,7 @@ def test_the_command_line_goes_over_the_profile_and_the_profile_over_the_file(pl
 def test_options_reach_no_other_executor() -> None:
     file = load("executor: {name: place, time: '30'}\n").placement
     assert choose(file, "local", []) == Placement("local", {})
-    assert choose(file, "place", []).executor().time == "30"  # type: ignore[attr-defined]
+    assert choose(file, "place", []).executor().time == "30"
 
 
 def test_it_changes_no_identity() -> None:

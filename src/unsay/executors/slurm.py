@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -287,6 +288,8 @@ class Slurm:
             executor.parameters["map_count"] = array
         for job in jobs:
             tickets.leave(job.result_folder, Ticket(NAME, "", _now()))
+            with suppress(LockedError):  # whoever is at work there has the last word
+                stopping.await_turn(job.folder, job.result_folder)
         try:
             number: str = executor._submit_command(command).job_id  # its `submit` would pickle
         except (FailedJobError, FailedSubmissionError, OSError) as error:

@@ -36,17 +36,36 @@ def ask(experiment: Path, folder: Path, record: ExperimentRecord) -> bool:
     attempt = record.attempts[-1]
     for each in claims.found(experiment):
         owner = each.owner
-        if owner is None or (owner.pid, owner.host, owner.boot_id) != (attempt.pid, attempt.host, attempt.boot_id):
+        if owner is None or not _answers_for(owner, attempt):
             continue
         if owner.is_here() and not owner.is_there():
             return False
         by = claims.me()
         request = {"schema": SCHEMA, "attempt": attempt.started, "pid": attempt.pid, "by": f"{by.host}:{by.pid}"}
         write.write_json(folder / layout.CANCEL, request)
-        if owner.is_here():  # else, and where this user may not send signals, it looks for the request
+        if owner.is_here() and owner.pid == attempt.pid:  # else, and where signals are not allowed, it looks by itself
             owner.ask_to_stop()
         return True
     return False
+
+
+def _answers_for(owner: claims.Owner, attempt: Attempt) -> bool:
+    """Say whether a claim's owner carries out an attempt, or holds the folder for whoever does (`holder`)."""
+    holder = attempt.hardware.get("holder")
+    if isinstance(holder, dict):
+        return owner.to_json() == holder
+    return (owner.pid, owner.host, owner.boot_id) == (attempt.pid, attempt.host, attempt.boot_id)
+
+
+def asked(folder: Path) -> str | None:
+    """Return why the last attempt in a result folder is to stop, or is called off; None where nobody asked for that."""
+    with suppress(StoreError):
+        record = read.record(folder)
+        if record is not None and is_called_off(record):
+            return CALLED_OFF
+        if record is not None and record.attempts:
+            return _reason(folder / layout.CANCEL, record.attempts[-1])
+    return None
 
 
 def is_called_off(record: ExperimentRecord) -> bool:
@@ -89,6 +108,14 @@ def put_back(experiment: Path, folder: Path, why: str, *, wait: float = 0.0) -> 
         last = replace(record.attempts[-1], outcome="cancelled", error=why)
         record = replace(record, status="pending", end=None, attempts=(*record.attempts[:-1], last))
         write.write_json(folder / layout.EXPERIMENT, record.to_json())
+
+
+def await_turn(experiment: Path, folder: Path, *, wait: float = 0.0) -> None:
+    """Write down that an experiment which failed or was cancelled waits to be gone on with; LockedError as `close`."""
+    with write.lock(experiment, wait=wait):
+        record = read.record(folder)
+        if record is not None and record.status in ("failed", "cancelled"):
+            write.write_json(folder / layout.EXPERIMENT, replace(record, status="pending", end=None).to_json())
 
 
 @contextmanager
