@@ -54,6 +54,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "experiments": [
             base | {"id": "GREEDY", "decode": {"max_new_tokens": 40}},
             base | {"id": "DRAWN", "decode": decode},
+            base | {"id": "PLANTED", "decode": decode | {"plant": "random_tokens"}},
             base | {"id": "OWN", "method": "sft", "config": "lora/own", "decode": {"max_new_tokens": 24}},
         ],
     }
@@ -76,7 +77,9 @@ def results(job: Job) -> dict[str, bytes]:
     assert samples is not None
     names = (layout.PREDICTIONS, layout.METRICS, layout.SCORES, layout.PROMPTS)
     found = {name: (job.result_folder / name).read_bytes() for name in names}
-    traces = sorted((trace.key.doc_id, trace.ids, trace.visible) for trace in read.traces(job.result_folder))
+    traces = sorted(
+        (trace.key.doc_id, trace.ids, trace.visible, repr(trace.beginning)) for trace in read.traces(job.result_folder)
+    )
     assert len(traces) == ITEMS
     return found | {
         "samples": samples.read_bytes(),
@@ -105,7 +108,7 @@ def whole(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
     return get
 
 
-@pytest.mark.parametrize("id", ["GREEDY", "DRAWN"])
+@pytest.mark.parametrize("id", ["GREEDY", "DRAWN", "PLANTED"])
 def test_parts_that_one_process_answers_give_the_same_files(
     lab: Path, whole: Callable[[str], dict[str, bytes]], tmp_path: Path, id: str
 ) -> None:

@@ -15,7 +15,9 @@ from unsay.cli import _lab
 
 if TYPE_CHECKING:
     from unsay.config import Experiment, Plan
-    from unsay.job import Job, Report
+    from unsay.executors import Helpers, Helping
+    from unsay.job import Event, Job, Report
+    from unsay.placement import Placement
     from unsay.records import Row
     from unsay.report.trace import Token
     from unsay.store.rows import Pieces
@@ -64,10 +66,16 @@ def build(
     batch_size: Annotated[
         int | None, typer.Option(help="Answers generated at a time, for --sample; as many as suit the device.", min=1)
     ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="Where --sample's answers are generated: local or ray, or a profile (FILE.yaml).")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="One option of the executor, KEY=VALUE, such as shards=4; repeatable.")
+    ] = None,
     as_json: _lab.Json = False,
 ) -> None:
     """Build the training rows of an experiment file's experiments, without training."""
-    from unsay import config, preflight, runner
+    from unsay import config, placement, preflight, runner
     from unsay.errors import ConfigError
 
     if sample_from is not None and sample is None:
@@ -85,17 +93,69 @@ def build(
     plan = config.load(file, output_dir=output_dir, check=check)
     chosen = _that_train(runner.choose(plan, ids or []), named=bool(ids))
     sampler = None if sample_from is None else config.find_model(plan, sample_from)
-    chosen = runner.register(plan, chosen)
     options = runner.Options(force=force, device=device, batch_size=batch_size)
+    placed = placement.choose(plan.placement, executor, option or [])
+    helping = None
+    if sample is not None:
+        helping = _helping(placed, [runner.job_of(plan, each, options) for each in chosen], named=executor is not None)
+    chosen = runner.register(plan, chosen)
     built = []
     for experiment in chosen:
         asked = {"sample": sample, "sampler": sampler, "processes": processes}
-        found = _prepare(runner.job_of(plan, experiment, options), _told(experiment), asked)
+        with _Helped(helping, runner.job_of(plan, experiment, options), _told(experiment)) as helped:
+            found = _prepare(helped.job, helped.report, asked)
         built.append({"id": experiment.id, **found})
         if not as_json:
             _say_built(experiment, found)
     if as_json:
         _lab.print_json({"schema": 1, "built": built})
+
+
+def _helping(placed: Placement, jobs: list[Job], *, named: bool) -> Helping | None:
+    """Return the executor that helps with answers; None where this process generates them alone."""
+    from unsay.errors import ConfigError
+    from unsay.executors import Helping
+
+    executor = placed.executor()
+    if not isinstance(executor, Helping):
+        if named:
+            raise typer.BadParameter(f"{placed.name} gives no helpers; use local or ray.", param_hint="--executor")
+        return None
+    mistakes = executor.check(jobs)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return executor
+
+
+class _Helped:
+    """A job whose answers an executor's helpers generate, too, for as long as the block lasts."""
+
+    def __init__(self, executor: Helping | None, job: Job, report: Report) -> None:
+        self._executor = executor
+        self._report = report
+        self._helpers: Helpers | None = None
+        self.job = job
+        if executor is not None:
+            self.job = replace(job, shards=executor.shards, takes_part=executor.takes_part)
+
+    def __enter__(self) -> _Helped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._helpers is not None:
+            self._helpers.stop()
+
+    def report(self, event: Event) -> None:
+        from unsay.errors import ExecutorError
+
+        if event["event"] == "shards" and self._executor is not None:
+            self._helpers = self._executor.helpers(self.job, Path(event["folder"]), event["helpers"])
+        elif event["event"] == "waiting" and self._helpers is not None:
+            why = [] if self.job.takes_part else self._helpers.failed()
+            if why:
+                raise ExecutorError(f"no helper is left to generate answers: {why[0]}. Run the command again to go on.")
+        else:
+            self._report(event)
 
 
 def _that_train(chosen: list[Experiment], *, named: bool) -> list[Experiment]:

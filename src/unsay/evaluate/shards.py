@@ -132,6 +132,13 @@ class Order:
         return opened
 
 
+def _request(value: dict[str, Any]) -> engine.Request:
+    """Return the request that `Order.to_json` wrote."""
+    lists = {name: tuple(value[name]) for name in ("prompt_ids", "stop", "given")}
+    beginning = None if value["beginning"] is None else Beginning(**value["beginning"])
+    return engine.Request(**{**value, **lists, "key": Key.from_json(value["key"]), "beginning": beginning})
+
+
 def trace_of(finished: engine.Finished, prompter: Prompter, settings_hash: str) -> Trace:
     """Return what is written down of a finished answer."""
     return Trace(
@@ -285,7 +292,8 @@ class Shards:
     def answered(self, parts: Sequence[Part], hand: Hand | None, report: Report, tell: Tell) -> Iterator[Part]:
         """Yield every part once it is answered, by helpers or, where there is one, by this process's own hand.
 
-        Helpers are asked for by an event, which an executor may heed or not. Without a hand somebody must.
+        Helpers are asked for by an event, which an executor may heed or not. Without a hand somebody must; what
+        `report` raises on the event `waiting` ends that.
         """
         waiting, watch = list(parts), _Watch(tell)
         report({"event": "shards", "folder": str(self.folder), "helpers": len(parts) - (hand is not None)})
@@ -296,6 +304,7 @@ class Shards:
             mine = next((part for part in waiting if hand is not None and part.is_free()), None)
             if mine is None:
                 if waiting:
+                    report({"event": "waiting"})
                     time.sleep(LOOK_EVERY)
                 continue
             assert hand is not None

@@ -67,6 +67,33 @@ class Executor(Protocol):
     def submit(self, job: Job, report: Report) -> Running: ...
 
 
+class Helpers(Protocol):
+    """Processes that answer parts of somebody's prompts (`unsay.shard`)."""
+
+    def failed(self) -> list[str]:
+        """Return why they failed, once none is left that works or may begin."""
+        ...
+
+    def stop(self) -> None:
+        """End them; what they answered stays."""
+        ...
+
+
+@runtime_checkable
+class Helping(Executor, Protocol):
+    """An executor that gives helpers: `shards` parts, one of them for whoever makes them where it `takes_part`."""
+
+    @property
+    def takes_part(self) -> bool: ...
+
+    @property
+    def shards(self) -> int: ...
+
+    def helpers(self, job: Job, folder: Path, count: int) -> Helpers:
+        """Start so many processes that answer the parts below a folder, with what such a job gets."""
+        ...
+
+
 @dataclass(frozen=True)
 class Queued:
     """A job in a queue, and the ticket in its result folder."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -63,6 +63,37 @@ def new_log(folder: Path, kind: str = "") -> Path:
     return layout.logs(folder) / f"{datetime.now().strftime('%Y-%m-%dT%H-%M-%S.%f')}{kind}.log"
 
 
+class HelperProcesses:
+    """Processes that answer the parts below a folder."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._processes = []
+        self._logs = [new_log(folder.parent, f".shard-{number + 1}") for number in range(count)]
+        for log in self._logs:
+            process = start("unsay.shard", folder, log)
+            assert process.stdout is not None
+            process.stdout.close()  # whoever made the parts sees by itself what is answered
+            self._processes.append(process)
+
+    def failed(self) -> list[str]:
+        codes = [process.poll() for process in self._processes]
+        if None in codes:
+            return []
+        return [f"a helper ended; its log is {log}" for code, log in zip(codes, self._logs, strict=True) if code]
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
 @dataclass
 class WorkerProcess:
     """A worker process and where its log is."""
@@ -70,7 +101,7 @@ class WorkerProcess:
     process: subprocess.Popen[bytes]
     log: Path
     _end: Event | None = None
-    _helpers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _helpers: HelperProcesses | None = None
 
     @classmethod
     def start(cls, job: Job) -> WorkerProcess:
@@ -89,23 +120,16 @@ class WorkerProcess:
 
     def help(self, folder: Path, count: int) -> None:
         """Start processes that answer parts of the worker's prompts, below `folder`."""
-        for number in range(count):
-            log = new_log(folder.parent, f".shard-{number + 1}")
-            helper = start("unsay.shard", folder, log)
-            assert helper.stdout is not None
-            helper.stdout.close()  # the worker sees by itself what is answered
-            self._helpers.append(helper)
+        self._helpers = HelperProcesses(folder, count)
 
     def outcome(self) -> Outcome:
         """Wait for the worker's end, and say how it ended; end its helpers."""
         code = self.process.wait()
-        for helper in self._helpers:
-            helper.terminate()
-        for process in (self.process, *self._helpers):
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            process.wait()
+        if self._helpers is not None:
+            self._helpers.stop()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
         if self._end is None:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             return Outcome("failed", f"the worker {how}; its log is {self.log}", self.log, code < 0, silent=True)
@@ -122,5 +146,6 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the worker and its helpers at once."""
-        for process in (self.process, *self._helpers):
-            process.kill()
+        self.process.kill()
+        if self._helpers is not None:
+            self._helpers.kill()

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from unsay.errors import ConfigError
 from unsay.executors import Outcome
-from unsay.executors._process import WorkerProcess
+from unsay.executors._process import HelperProcesses, WorkerProcess
 from unsay.job import Job, Report
 
 
@@ -18,6 +18,7 @@ class Local:
     """`shards`: processes that generate an evaluation's answers together, each a part of them."""
 
     at_once: ClassVar[int] = 1
+    takes_part: ClassVar[bool] = True
 
     shards: int = 1
 
@@ -30,6 +31,9 @@ class Local:
 
     def submit(self, job: Job, report: Report) -> _Running:
         return _Running(WorkerProcess.start(replace(job, shards=self.shards)), report)
+
+    def helpers(self, job: Job, folder: Path, count: int) -> HelperProcesses:
+        return HelperProcesses(folder, count)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _answer(
             pad_id=base.tokenizer.pad_token_id or 0,
             slots=job.batch_size,
         )
-        if taken or (requests and job.shards > 1):
+        if taken or (requests and (job.shards > 1 or not job.takes_part)):
             adopted = {each.key for part in taken for each in part.order.requests}
             rest = [each for each in requests if each.key not in adopted]
             order = order_of(answering, options, rest, settings_hash=drawn_with, device=job.device, dtype=job.dtype)
