@@ -20,7 +20,7 @@ def command(
         Path | None, typer.Option(help="Write one HTML file with tables and figures instead, for any browser.")
     ] = None,
     study: Annotated[
-        Path | None, typer.Option(help="Write a page that says whether undo helps instead, from paired tests.")
+        Path | None, typer.Option(help="Write a page that says whether undo helps instead, and its figure beside it.")
     ] = None,
     format: _tables.Format = None,
     output: _tables.Output = None,
@@ -74,14 +74,20 @@ def command(
 
 
 def _write_study(lab: Path, file: Path, *, as_json: bool) -> None:
-    from unsay.report import study, study_page
+    from urllib.parse import quote
+
+    from unsay.report import study, study_figure, study_page
     from unsay.report.escape import terminal
     from unsay.store import read, write
 
     found = study.study(study.entries_of(read.find(lab)))
-    write.write_text(file, study_page.markdown(found))
+    picture = study_figure.svg([each for each in found.budgets if each.in_figure])
+    place = file.with_suffix(".svg")
+    if picture:
+        write.write_text(place, picture)
+    write.write_text(file, study_page.markdown(found, quote(place.name) if picture else None))
     if as_json:
-        _lab.print_json(found.to_json() | {"page": str(file)})
+        _lab.print_json(found.to_json() | {"page": str(file), "figure": str(place) if picture else None})
         return
     for sentence in found.conclusion():
         print(terminal(sentence))

@@ -187,9 +187,14 @@ def summarise(scores: NDArray[np.float64], budgets: Sequence[int], tokens: Seque
         ]
         found += stats.contrasts(rows, wanted, resamples=compare.RESAMPLES, seed=compare.SEED)
     return tuple(
-        Point(budget, float(column.mean()), one.stderr, one.low, one.high, n, float(used))
+        Point(budget, float(column.mean()), one.stderr, _within(one.low), _within(one.high), n, float(used))
         for budget, column, one, used in zip(budgets, scores, found, tokens, strict=True)
     )
+
+
+def _within(end: float | None) -> float | None:
+    """Cut the end of an interval to what an accuracy can be."""
+    return None if end is None else min(100.0, max(0.0, end))
 
 
 def column(at: int, n: int) -> Statistic:

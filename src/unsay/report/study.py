@@ -88,6 +88,10 @@ class Arm:
         return str(self.decode.get("undo_context", "keep"))
 
     @property
+    def trained_context(self) -> str:
+        return str(self._settings("undo").get("context", "keep"))
+
+    @property
     def plant(self) -> str | None:
         return self.decode.get("plant")
 
@@ -139,13 +143,17 @@ class Reaction:
 
 @dataclass(frozen=True)
 class Budget:
-    """An arm at matched sampled tokens; `points` as in `unsay.report.matched`, or a reason."""
+    """An arm at matched sampled tokens; `points` as in `unsay.report.matched`, or a reason.
+
+    The figure shows the baseline, the votes and what may undo with the context it was trained with.
+    """
 
     name: str
     points: tuple[matched.Point, ...]
     area: float | None
     tokens_per_right: float | None
     reason: str | None = None
+    in_figure: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,7 @@ def study(entries: Iterable[Entry], metric: str = STRICT) -> Study:
         )
     others = [arm for arm in plain if arm is not baseline]
     accuracy = _family([(baseline, arm) for arm in others], metric)
-    budgets, at_budget = _budgets(arms)
+    budgets, at_budget = _budgets(arms, baseline)
     return Study(
         metric,
         tuple(arms),
@@ -425,7 +433,7 @@ def _auroc(arm: Arm, twin: Arm) -> stats.Estimate | None:
 # -- matched tokens ----------------------------------------------------------------------------------------------------
 
 
-def _budgets(arms: Sequence[Arm]) -> tuple[tuple[Budget, ...], tuple[tuple[int, tuple[Line, ...]], ...]]:
+def _budgets(arms: Sequence[Arm], baseline: Arm) -> tuple[tuple[Budget, ...], tuple[tuple[int, tuple[Line, ...]], ...]]:
     """Return every arm at matched sampled tokens, and the tests of arms that may undo against the vote."""
     plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
     found: list[Budget] = []
@@ -436,8 +444,10 @@ def _budgets(arms: Sequence[Arm]) -> tuple[tuple[Budget, ...], tuple[tuple[int, 
         except StoreError as error:
             found.append(Budget(arm.name, (), None, None, str(error)))
             continue
-        found.append(scored.budget(arm.name))
-        if tables.has_undo_data(arm.record) and not arm.is_banned:
+        may_undo = tables.has_undo_data(arm.record) and not arm.is_banned
+        as_trained = arm.context == arm.trained_context
+        found.append(scored.budget(arm.name, in_figure=arm is baseline or (may_undo and as_trained)))
+        if may_undo:
             undoing[arm.name] = scored
     by_config: dict[str, list[Arm]] = {}
     for arm in arms:
@@ -452,7 +462,7 @@ def _budgets(arms: Sequence[Arm]) -> tuple[tuple[Budget, ...], tuple[tuple[int, 
         except StoreError as error:
             found.append(Budget(name, (), None, None, str(error)))
             continue
-        found.append(vote.budget(name))
+        found.append(vote.budget(name, in_figure=True))
         for arm_name, scored in undoing.items():
             for at, budget in enumerate(matched.BUDGETS):
                 a, b = vote.both(scored, at)
@@ -468,9 +478,9 @@ class _Scored:
     scores: NDArray[np.float64]
     tokens: tuple[float, ...]
 
-    def budget(self, name: str) -> Budget:
+    def budget(self, name: str, *, in_figure: bool) -> Budget:
         curve = matched.Curve("one answer", (), matched.summarise(self.scores, matched.BUDGETS, self.tokens))
-        return Budget(name, curve.points, curve.area, curve.tokens_per_right)
+        return Budget(name, curve.points, curve.area, curve.tokens_per_right, in_figure=in_figure)
 
     def both(self, other: _Scored, at: int) -> tuple[list[list[float]], list[list[float]]]:
         """Return the scores of both, seed by seed, on the items that both have, at one of the budgets."""

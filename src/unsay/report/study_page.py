@@ -17,8 +17,8 @@ _TRACE = ("undo_per_answer", "waste", "reemission", "loops", "step_errors", "ste
           "step_false_undo", "sampled_tokens")  # fmt: skip
 
 
-def markdown(found: Study) -> str:
-    """Return the page."""
+def markdown(found: Study, figure: str | None = None) -> str:
+    """Return the page; `figure` is where the picture of accuracy by sampled tokens lies, seen from the page."""
     lines = ["# Does undo help?", ""]
     record = found.arms[0].record
     n = len(found.arms[0].side.runs[0].items)
@@ -56,7 +56,7 @@ def markdown(found: Study) -> str:
             "",
             *_test_table(found.recovery, "Undo allowed", "Undo banned"),
         ]
-    lines += _reaction_table(found.reactions) + _budget_table(found) + _trace_table(found.arms)
+    lines += _reaction_table(found.reactions) + _budget_table(found, figure) + _trace_table(found.arms)
     lines += [
         "",
         "## The answers themselves",
@@ -124,7 +124,7 @@ def _reaction_table(found: Sequence[Reaction]) -> list[str]:
     return lines
 
 
-def _budget_table(found: Study) -> list[str]:
+def _budget_table(found: Study, figure: str | None) -> list[str]:
     if not found.budgets:
         return []
     heads = ["Arm", *[f"{budget}" for budget in matched.BUDGETS], "Mean over log tokens", "Tokens per right answer"]
@@ -134,6 +134,7 @@ def _budget_table(found: Study) -> list[str]:
         "",
         "Per cent right when every question gets at most so many sampled tokens, undone ones and undos included.",
         "",
+        *([] if figure is None else [f"![Accuracy by sampled tokens]({figure})", ""]),
         _row(heads),
         "|" + "---|" * len(heads),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.unit.lab import Arm, change_record, make, write_items
 from unsay import cli, stats
 from unsay.errors import StoreError
 from unsay.records import Counts, Key, Trace
-from unsay.report import study, study_page
+from unsay.report import study, study_figure, study_page
 from unsay.report.study import Line
 from unsay.store import layout, read, write
 
@@ -240,7 +241,11 @@ def test_names_cannot_act_on_the_page(tmp_path: Path) -> None:
     experiment(tmp_path, "sft", drawn("a", 0.5))
     place = experiment(tmp_path, "evil", drawn("b", 0.5), undo=True)
     change_record(place, config="<script>|x")
-    page = study_page.markdown(study.study(read.find(tmp_path)))
+    found = study.study(read.find(tmp_path))
+    page = study_page.markdown(found)
+    figure = study_figure.svg(found.budgets)
+    assert "<script>" not in figure
+    ElementTree.fromstring(figure)
     assert "<script>" not in page
     assert "&lt;script&gt;\\|x" in page
 
@@ -250,6 +255,12 @@ def test_the_command_writes_the_page(lab: Path, tmp_path: Path, capsys: pytest.C
     assert cli.main(["report", "--output-dir", str(lab), "--study", str(page)]) == 0
     assert "Recovery from a planted mistake" in capsys.readouterr().out
     assert page.read_text().startswith("# Does undo help?\n")
+    assert "](STUDY.svg)" in page.read_text()
+    figure = ElementTree.fromstring((tmp_path / "STUDY.svg").read_text())
+    names = [each.text for each in figure.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"sft (3 seeds)", "slip (3 seeds)", "vote, majority of up to 5 (3 models)"} <= set(names)
+    assert "slip-banned (3 seeds)" not in names
+    assert len(list(figure.iter("{http://www.w3.org/2000/svg}polyline"))) == 3
     assert cli.main(["report", "--output-dir", str(lab), "--study", str(page), "--json"]) == 0
     assert '"conclusion"' in capsys.readouterr().out
     assert cli.main(["report", "--output-dir", str(lab), "--study", str(page), "--html", "x.html"]) == 2
