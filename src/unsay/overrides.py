@@ -418,8 +418,8 @@ def _checked(settings: Settings, values: Patch, say: Say) -> Settings:
             if getattr(decode, name) != getattr(Decode(), name):
                 line = values[f"decode.{name}"].line
                 say(line, f"{name} does nothing while decoding is greedy; write `do_sample: true` beside it")
-    if decode.plant is not None and decode.plant not in catalog.names("augment"):
-        say(values["decode.plant"].line, catalog.unknown("undo strategy", decode.plant, catalog.names("augment")))
+    if decode.plant is not None:
+        _check_plant(decode.plant, values["decode.plant"].line, say)
     if decode.plant_twin and decode.plant is None:
         say(values["decode.plant_twin"].line, "plant_twin needs a mistake to be the twin of; write `plant:` beside it")
     undo = settings.undo
@@ -428,6 +428,16 @@ def _checked(settings: Settings, values: Patch, say: Say) -> Settings:
     if undo is not None and undo.say == "words" and undo.mask == "repeats":
         say(values["undo.say"].line, "mask repeats weighs undo tokens, and words are none; use another mask")
     return settings
+
+
+def _check_plant(strategy: str, line: int, say: Say) -> None:
+    if strategy not in catalog.names("augment"):
+        say(line, catalog.unknown("undo strategy", strategy, catalog.names("augment")))
+        return
+    try:
+        catalog.plugin("augment", strategy)()
+    except ConfigError:
+        say(line, f"plant takes a strategy that needs no options of its own, as arithmetic_slip; got {strategy}")
 
 
 def _suggestion(text: str, choices: Iterable[Any]) -> str:

@@ -1003,6 +1003,7 @@ def test_corrections_in_words_are_a_training_of_their_own(load: Load) -> None:
     ("line", "mistake"),
     [
         ("decode: {plant: arithmetic_slips}", "did you mean 'arithmetic_slip'"),
+        ("decode: {plant: own_samples}", "plant takes a strategy that needs no options of its own"),
         ("decode: {plant_twin: true}", "plant_twin needs a mistake to be the twin of"),
         ("undo: {say: words, context: rewind}", "stays in the context; remove `context: rewind`"),
         ("undo: {say: words, mask: repeats}", "mask repeats weighs undo tokens, and words are none"),

@@ -7,8 +7,7 @@ mistake, the same correction. Lines are taken back by a line of its own, tokens 
     Wait, that is wrong.
     Tom has 5+3=8 apples.
 
-Nothing is removed when such an answer is read: the mistake stays visible, as in a chat. The sentence is that of the
-published comparison ("Wait, that is incorrect", Ma et al. 2026) in the tokens of the model at hand; its tokens keep the
+Nothing is removed when such an answer is read: the mistake stays visible, as in a chat. The sentence's tokens keep the
 provenance letter `u`, so that masks treat them as they treat undo tokens.
 
     row = in_words(apply_strategy(…), vocabulary)

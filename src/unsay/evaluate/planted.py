@@ -47,7 +47,7 @@ class Plant:
         if not opened.table:
             raise EvaluationError(
                 f"plant: {decode.plant} writes mistakes in the unit that an undo takes back, but this model has no "
-                "undo token; use a model that has one, as the base of `unsay run` with undo data"
+                "undo token; use one that was trained with undo, as with config lora/train_bt"
             )
         self._name, self._twin, self._seed = decode.plant, decode.plant_twin, seed
         kind = catalog.plugin("augment", decode.plant)
