@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suffix": BOTTOM | {"identity"},
     "overrides": BOTTOM | {"located"},
     "definitions": BOTTOM | {"backend", "lm_eval_files", "located", "overrides"},
-    "placement": BOTTOM | {"executors", "located", "overrides"},
+    "placement": BOTTOM | {"located", "overrides"},
     "config": BOTTOM | FILE | {"placement", "store", "preflight"},
     "preflight": BOTTOM | {"backend", "config", "lm_eval_files", "overrides"},
     "accelerate_file": BOTTOM,

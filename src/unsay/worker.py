@@ -247,7 +247,8 @@ class _Observed:
         if event["event"] == "stage":
             self.meter.begin(event["stage"])
         self.meter.count(event.get("spent", {}))
-        self._state = {key: value for key, value in event.items() if key not in ("event", "spent")}
+        if event["event"] in ("stage", "progress"):
+            self._state = {key: value for key, value in event.items() if key not in ("event", "spent")}
         self._report(event)
 
     def __enter__(self) -> _Observed:

@@ -176,7 +176,7 @@ def test_a_run_that_is_stopped_or_cancelled_leaves_what_can_go_on(cluster: Clust
     done = json.loads(subprocess.run(cancel, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout)
     assert {each["id"]: each["did"] for each in done["experiments"]} == {"E99": "cancelled", "E8": "cancelled"}
     until(lambda: "E8 cancelled" in " ".join(said(lab).split()), run, lab)
-    os.kill(run.pid, signal.SIGINT)
+    os.kill(run.pid, signal.SIGTERM)  # which, unlike SIGINT, a background job of a shell does not ignore
     assert ended(run) == 1, said(lab)
     status = {id: record.status for id, (_, record) in records(lab).items()}
     assert set(status.values()) == {"cancelled"}, said(lab)

@@ -140,7 +140,7 @@ def _request(value: dict[str, Any]) -> engine.Request:
 
 
 def trace_of(finished: engine.Finished, prompter: Prompter, settings_hash: str) -> Trace:
-    """Return what is written down of a finished answer."""
+    """Return what is written down of a finished answer, digit for digit: scores are the same after a resume."""
     return Trace(
         key=finished.request.key,
         prompt_sha256=identity.sha256_of(list(finished.request.prompt_ids)),
@@ -152,12 +152,16 @@ def trace_of(finished: engine.Finished, prompter: Prompter, settings_hash: str) 
         visible=finished.visible,
         finish_reason=finished.finish_reason,
         counts=finished.resolution.counts,
-        logprobs=finished.logprobs,
-        sampler_logprobs=finished.sampler_logprobs,
+        logprobs=_written(finished.logprobs),
+        sampler_logprobs=_written(finished.sampler_logprobs),
         stop_in_raw=finished.stop_in_raw,
         beginning=finished.request.beginning,
-        undo_logprobs=finished.undo_logprobs,
+        undo_logprobs=_written(finished.undo_logprobs),
     )
+
+
+def _written(logprobs: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(value, 5) for value in logprobs)
 
 
 @dataclass(frozen=True)
@@ -304,7 +308,8 @@ class Shards:
             mine = next((part for part in waiting if hand is not None and part.is_free()), None)
             if mine is None:
                 if waiting:
-                    report({"event": "waiting"})
+                    if hand is None:
+                        report({"event": "waiting"})
                     time.sleep(LOOK_EVERY)
                 continue
             assert hand is not None

@@ -246,8 +246,13 @@ class Mirror:
 
     def write(self, files: Sequence[_File], gone: Sequence[str]) -> None:
         """Do to the lab folder what the worker did to its own."""
+        new: dict[Path, Path] = {}
         for name, begin, content in files:
             path = self._path(name)
+            above = next((each for each in reversed(path.parents) if not each.exists()), None)
+            if above is not None:  # a folder that is new there, as a checkpoint, is new here once it is whole
+                aside = f"{layout.TEMPORARY_PREFIX}{os.urandom(6).hex()}{layout.TEMPORARY_SUFFIX}"
+                path = new.setdefault(above, above.with_name(aside)) / path.relative_to(above)
             if begin == 0:
                 write.write_bytes(path, content)
                 continue
@@ -255,6 +260,8 @@ class Mirror:
                 file.truncate(begin)
                 file.seek(begin)
                 file.write(content)
+        for folder, filled in new.items():
+            filled.rename(folder)
         for name in gone:
             self._path(name).unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unsay.errors import ConfigError, ExecutorError, LockedError, UnsayError
+from unsay.errors import ConfigError, ExecutorError, LockedError, UnsayError, may_pass
 from unsay.executors import Outcome, _ray_node
 from unsay.job import Event, Job, Report
 from unsay.store import claims, layout, stopping, write
@@ -157,7 +157,7 @@ class _Running:
         self._options = dict(options)
         self._stopped = threading.Event()
         self._why: str | None = None
-        self._helpers: Helpers | None = None
+        self._helpers: list[Helpers] = []
         self._task: Any = None
         self._mirror = _ray_node.Mirror(self._job) if executor.results == "store" else None
 
@@ -167,11 +167,11 @@ class _Running:
                 return self._wait()
         except LockedError as error:
             return Outcome("busy", str(error), None)
-        except UnsayError as error:
-            return Outcome("failed", str(error), None)
+        except (UnsayError, OSError) as error:
+            return Outcome("failed", str(error), None, may_pass(error))
         finally:
-            if self._helpers is not None:
-                self._helpers.stop()
+            for helpers in self._helpers:
+                helpers.stop()
 
     def _wait(self) -> Outcome:
         lost = 0
@@ -234,7 +234,7 @@ class _Running:
             log = None if event["log"] is None else self._job.result_folder / event["log"]
             return Outcome(event["status"], event["error"], log, event["may_pass"], event["silent"])
         if event["event"] == "shards":
-            self._helpers = self._executor.helpers(self._job, Path(event["folder"]), event["helpers"])
+            self._helpers.append(self._executor.helpers(self._job, Path(event["folder"]), event["helpers"]))
         else:
             self._report(event)
         return None
@@ -458,7 +458,11 @@ def _probe(folder: Path) -> Iterator[Path]:
 
 def _read(job: Job) -> Iterator[str]:
     """Yield what a job reads besides the output folder: it must be at the same place on every node."""
-    model, dataset = job.experiment.model, job.experiment.dataset
-    for path in (model.path, model.adapter, dataset.path, dataset.task):
-        if path is not None and Path(path).is_absolute():
+    experiment = job.experiment
+    undo = experiment.settings.undo
+    model = experiment.model
+    datasets = (part for each in (experiment.dataset, *job.evaluated) for part in (each.path, each.task))
+    options = () if undo is None else undo.options.values()
+    for path in (model.path, model.adapter, model.template, *datasets, *options):
+        if isinstance(path, str) and Path(path).is_absolute():
             yield path
