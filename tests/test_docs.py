@@ -61,6 +61,8 @@ SLOW = (
     ("many-runners.md", "unsay run lab.yaml --limit 20 --retries 2"),
     ("several-gpus.md", "unsay run lab.yaml EXP-001 --processes 2 --limit 20"),
     ("several-gpus.md", "unsay run lab.yaml EXP-002 --accelerate examples/accelerate/fsdp.yaml --limit 20"),
+    ("cluster.md", "unsay run ray.yaml --limit 20"),
+    ("cluster.md", "unsay run ray.yaml EXP-002 --limit 40 --option shards=2"),
 )
 # Not run from a test, and why.
 ELSEWHERE = {
@@ -69,6 +71,10 @@ ELSEWHERE = {
     "python benchmarks/score.py --million": "tests/unit/test_scoring.py runs it on a few answers",
     "python benchmarks/lab.py": "tests/unit/cli/test_status.py runs it on a few experiments",
     "python benchmarks/data.py": "tests/unit/data/test_benchmark.py runs it on a few rows",
+    **dict.fromkeys(
+        ("python benchmarks/executors.py", "python benchmarks/executors.py --items"),
+        "tests/unit/executors/test_benchmark.py runs it on a few questions, with the slow tests",
+    ),
     "python benchmarks/generate.py": "tests/unit/engine/test_benchmark.py runs it on a few documents",
     "python benchmarks/resolve.py": "tests/unit/test_undo.py runs it on a few traces",
     "python benchmarks/train.py": "tests/unit/train/test_saving.py runs it on a few rows, with the slow tests",
@@ -99,12 +105,23 @@ ELSEWHERE = {
     "make test-all": "runs these tests",
     "sh examples/backtracking.sh": "tests/e2e/test_study.py runs it in small, with the slow tests",
     "make test-browser": "runs the tests of tests/browser",
+    "make test-slurm": "runs tests/e2e/test_slurm.py",
+    **dict.fromkeys(
+        (
+            "unsay run slurm.yaml",
+            "unsay run slurm.yaml --wait",
+            "unsay run slurm.yaml --option time=8:00:00 --option array=true",
+        ),
+        "tests/e2e/test_slurm.py does it on a real cluster",
+    ),
     "make check": "CI runs it beside the tests",
     "pip install -c constraints.txt -e '.[train]'": "tests/e2e/test_wheel.py installs the wheel the same way",
 }
 LISTS_REQUIREMENTS = "vllm/bin/python -c"
 PIP_AND_VLLM = {"--no-deps", "--max-num-seqs", "--gpu-memory-utilization"}
 """Options of other programs that servers.md writes about."""
+ON_CLUSTERS = {"--dependency", "--test-only", "--repo-type", "--nv", "--address"}
+"""Those of Slurm, the hub, Apptainer and Ray that cluster.md writes about."""
 READING = ("status", "show", "note", "archive", "cancel", "report", "compare", "import", "score")
 """Commands that need a lab to read."""
 
@@ -333,7 +350,7 @@ def test_every_option_that_is_written_about_exists() -> None:
     assert lm_eval is not None
     source = (Path(str(lm_eval.origin)).parent / "_cli" / "run.py").read_text()
     theirs = set(re.findall(r'"(--[a-z][a-z-]*)', source))
-    assert written <= ours | benchmarks | theirs | PIP_AND_VLLM | {"--help"}
+    assert written <= ours | benchmarks | theirs | PIP_AND_VLLM | ON_CLUSTERS | {"--help"}
 
 
 def test_every_make_target_that_is_written_about_exists() -> None:
