@@ -134,6 +134,8 @@ def test_a_matrix_of_jobs_with_one_cancelled_one_requeued_and_one_at_its_time_li
     assert len(queued) == 11
     assert {row["outcome"] for row in queued.values()} == {"queued"}
     jobs = {id: row["job"]["job"] for id, row in queued.items()}
+    assert Path(queued["CANCELLED"]["job"]["output"]).name == f"{jobs['CANCELLED']}.out"
+    until(Path(queued["CANCELLED"]["job"]["output"]).exists, "its shell's output is elsewhere")
     assert len({job.partition("_")[0] for job in jobs.values()}) == 2
     assert "_" not in jobs["USES"]
     shown = by_id(unsay(lab, slurm, "status"))

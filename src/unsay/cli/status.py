@@ -166,10 +166,13 @@ def _shown(found: _Found, lab: Path, wanted: Filter) -> list[RenderableType]:
     """Return the table and what it leaves out."""
     from unsay.cli._queues import GONE
     from unsay.report import terminal
+    from unsay.report.escape import line
 
     said = [
-        f"{row.name}: {row.ticket} is gone without a word; what its shell printed: {row.output}. The same `unsay run` "
-        "submits it again."
+        line(
+            f"{row.name}: {row.ticket} is gone without a word; what its shell printed: {row.output}. The same "
+            "`unsay run` submits it again."
+        )
         for row in found.rows
         if row.standing.startswith(GONE)
     ]

@@ -67,6 +67,7 @@ def call(*words: str, patience: float = _PATIENCE, stdin: str | None = None) -> 
 def states(jobs: Sequence[str], *, patience: float = _PATIENCE) -> Mapping[str, State]:
     """Return what Slurm knows of these jobs (`12`, `12_3`); those it does not know are left out."""
     found: dict[str, State] = {}
+    jobs = _numbers(jobs)
     for begin in range(0, len(jobs), _AT_A_TIME):
         asked = ",".join(jobs[begin : begin + _AT_A_TIME])
         words = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N", f"--jobs={asked}")
@@ -82,6 +83,11 @@ def states(jobs: Sequence[str], *, patience: float = _PATIENCE) -> Mapping[str, 
     return found
 
 
+def _numbers(jobs: Sequence[str]) -> list[str]:
+    """Leave out what is no job's number: anybody who writes in the lab folder could have written it."""
+    return [job for job in jobs if re.fullmatch(r"\d+(_\d+)?", job, re.ASCII)]
+
+
 def facts(job: str) -> Mapping[str, str]:
     """Return what `scontrol` says of one job, as `JobState`, `Restarts`, `Reason`, …"""
     text = call("scontrol", "show", "job", "--oneliner", job)
@@ -90,6 +96,7 @@ def facts(job: str) -> Mapping[str, str]:
 
 def cancel(jobs: Sequence[str]) -> None:
     """End jobs, waiting or running."""
+    jobs = _numbers(jobs)
     for begin in range(0, len(jobs), _AT_A_TIME):
         call("scancel", *jobs[begin : begin + _AT_A_TIME])
 

@@ -37,6 +37,8 @@ _SHARED_KINDS = (
     "wekafs", "glusterfs", "9p", "virtiofs", "ocfs2", "gfs2", "dvs", "autofs", "fuse", "davfs",
 )  # fmt: skip
 """File systems that other machines see, too, as /proc/self/mountinfo calls them; `fuse` with whatever follows."""
+_ALL = 1_000_000
+"""Tasks of an array at a time where nothing limits them; submitit would allow 256."""
 _SETTLES = 20.0
 """Seconds after a job's end until its last files are seen from here: network file systems show them late."""
 _LOOK = (2.0, 20.0)
@@ -286,6 +288,7 @@ class Slurm:
         executor.update_parameters(**self._parameters(name, folder, after))
         if array is not None:
             executor.parameters["map_count"] = array
+            executor.parameters["additional_parameters"]["output"] = str(folder / "%A_%a.out")
         for job in jobs:
             tickets.leave(job.result_folder, Ticket(NAME, "", _now()))
             with suppress(LockedError):  # whoever is at work there has the last word
@@ -342,7 +345,7 @@ class Slurm:
             "cpus_per_task": self.cpus,
             "setup": list(self.setup) or None,
             "dependency": f"afterany:{':'.join(after)}" if after else None,
-            "array_parallelism": self.parallel or 256,
+            "array_parallelism": self.parallel or _ALL,
             "stderr_to_stdout": True,
             "use_srun": False,
             "wckey": None,
@@ -359,7 +362,7 @@ class Slurm:
         many = len(commands) > 1
         changes = self._parameters("unsay", output_dir)["additional_parameters"]
         changes |= {"output": "unsay-%A_%a.out" if many else "unsay-%j.out"}
-        changes |= {"array": f"1-{len(commands)}%{min(len(commands), self.parallel or 256)}"} if many else {}
+        changes |= {"array": f"1-{len(commands)}%{min(len(commands), self.parallel or _ALL)}"} if many else {}
         changes["signal"] = f"B:TERM@{self.warning}"  # so that `unsay run` ends its experiment in time
         lines = [f"cd {shlex.quote(str(Path.cwd()))}"]
         if many:
@@ -460,7 +463,7 @@ def _ended(queued: Queued, state: _slurm.State | None) -> Outcome:
     folder, number = queued.job.result_folder, queued.ticket.job
     deadline = time.monotonic() + _SETTLES
     while (ticket := tickets.of(folder)) is not None and ticket.job == number and time.monotonic() < deadline:
-        if state is not None and state.name == "CANCELLED":
+        if state is not None and state.name not in ("COMPLETED", "FAILED"):  # nothing was left that could say more
             break
         time.sleep(0.5)
     record = read.record(folder)

@@ -44,9 +44,15 @@ def of(folder: Path) -> Ticket | None:
     """Return a folder's ticket; None without one that can be read."""
     try:
         value = json.loads((folder / layout.TICKET).read_bytes())
-        known = {name: value[name] for name in Ticket.__dataclass_fields__ if name in value}
-        return Ticket(**known)
-    except (OSError, ValueError, TypeError):
+        output = value.get("output")
+        return Ticket(
+            str(value["executor"]),
+            str(value["job"]),
+            str(value["submitted"]),
+            None if output is None else str(output),
+            int(value.get("timeouts", 0)),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

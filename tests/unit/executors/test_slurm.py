@@ -310,7 +310,11 @@ def test_an_array_has_what_needs_nothing(commands: Callable[..., Path], plan: co
     assert queued == {"TRAIN": "100_0", "ALONE": "100_1", "OTHER": "100_2", "USES": "101", "SHARES": "102"}
     script = (folder / "100.sh").read_text()
     assert "#SBATCH --array=0-2%2\n" in script
-    assert "#SBATCH --output=" in script
+    (where,) = (plan.output_dir / layout.SUBMITTED).iterdir()
+    assert f"#SBATCH --output={where}/%A_%a.out\n" in script
+    ticket = tickets.of(jobs_of(plan)[1].result_folder)
+    assert ticket is not None
+    assert (jobs_of(plan)[1].result_folder / str(ticket.output)).resolve() == where / "100_1.out"
     assert script.rstrip().endswith('/array/\'"$SLURM_ARRAY_TASK_ID".job.json') or script.rstrip().endswith(
         '/array/"$SLURM_ARRAY_TASK_ID".job.json'
     )
@@ -489,3 +493,42 @@ def test_a_job_that_is_told_to_end_asks_why(
     assert record.status == status
     assert ("requeue 12" in (folder / "scontrol.calls").read_text()) == requeued
     assert (tickets.of(job.result_folder) is not None) == (status == "pending")
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "[]", "{}", '{"executor": "slurm"}', '{"executor": "slurm", "job": "1", "submitted": "", "timeouts": "many"}'],
+)
+def test_a_ticket_that_cannot_be_read_is_none(written: str, tmp_path: Path) -> None:
+    (tmp_path / layout.TICKET).write_text(written)
+    assert tickets.of(tmp_path) is None
+
+
+def test_only_numbers_of_jobs_reach_slurm(commands: Callable[..., Path]) -> None:
+    folder = commands(queue="12|RUNNING|None|node1\n")
+    hostile = ["--user=root", "12", "13_4", "1 2", "12;reboot", "\u0661"]
+    Slurm().stop(hostile)
+    assert (folder / "scancel.calls").read_text() == "12 13_4\n"
+    Slurm().stop(["--state=RUNNING"])
+    assert (folder / "scancel.calls").read_text() == "12 13_4\n"
+    assert str(Slurm().look(hostile)["12"].text) == "RUNNING on node1"
+    assert "--jobs=12,13_4" in (folder / "squeue.calls").read_text()
+
+
+def test_status_shows_a_ticket_of_anything_without_asking(
+    commands: Callable[..., Path], plan: config.Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands()
+    job = jobs_of(plan)[1]
+    put(job, "pending")
+    tickets.leave(job.result_folder, Ticket("no\x1b[31msuch", "7\x07", "", "../\x1b]0;x\x07out"))
+    assert cli.main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "pending (no" in shown
+    assert "\x1b" not in shown
+    tickets.leave(job.result_folder, Ticket("slurm", "7", "", "../\x1b]0;x\x07out"))
+    assert cli.main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "pending (slurm job 7: gone from the queue)" in shown
+    assert "ALONE: slurm job 7 is gone without a word" in shown
+    assert "\x1b" not in shown
