@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -80,8 +80,7 @@ def main() -> int:
         except KeyboardInterrupt as error:  # outside of the experiment: it was not begun, or has ended
             outcome = Outcome("cancelled", str(error), log)
     if outcome.status != "cancelled":
-        if outcome.status != "busy":
-            tickets.drop(job.result_folder)
+        tickets.drop(job.result_folder, place.number)
         return 0 if outcome.status == "completed" else 1
     return _stopped(job, ticket, place, outcome, asked, timeouts_allowed)
 
@@ -112,7 +111,7 @@ def _stopped(
     if out_of_time:
         limit = facts.get("TimeLimit", "its limit")
         if ticket.timeouts >= allowed:
-            times = f" for the {ticket.timeouts + 1}th time" if ticket.timeouts else ""
+            times = f" {ticket.timeouts + 1} times" if ticket.timeouts else ""
             why = (
                 f"Slurm job {place.number} came to its time limit ({limit}){times}; `requeues` allows {allowed}. What "
                 "it finished stays: give it more `time` or `requeues`, and run the same command again"
@@ -142,9 +141,8 @@ def _stopped(
     return 1
 
 
-def _write(change: object) -> None:
+def _write(change: Callable[[], object]) -> None:
     """Change the record; whoever has the folder meanwhile has the last word."""
-    assert callable(change)
     try:
         change()
     except UnsayError as error:

@@ -69,7 +69,10 @@ def number(folder: Path, job: str, output: Path) -> None:
         leave(folder, replace(ticket, job=job, output=os.path.relpath(output, folder)))
 
 
-def drop(folder: Path) -> None:
-    """Take a folder's ticket away."""
+def drop(folder: Path, job: str | None = None) -> None:
+    """Take a folder's ticket away; only one of this job, where one is named."""
+    ticket = of(folder) if job is not None else None
+    if ticket is not None and ticket.job != job:
+        return
     with suppress(OSError):
         (folder / layout.TICKET).unlink(missing_ok=True)

@@ -504,6 +504,14 @@ def test_a_ticket_that_cannot_be_read_is_none(written: str, tmp_path: Path) -> N
     assert tickets.of(tmp_path) is None
 
 
+def test_a_job_takes_away_no_other_ones_ticket(tmp_path: Path) -> None:
+    tickets.leave(tmp_path, Ticket("slurm", "13", ""))
+    tickets.drop(tmp_path, "12")
+    assert tickets.of(tmp_path) is not None
+    tickets.drop(tmp_path, "13")
+    assert tickets.of(tmp_path) is None
+
+
 def test_only_numbers_of_jobs_reach_slurm(commands: Callable[..., Path]) -> None:
     folder = commands(queue="12|RUNNING|None|node1\n")
     hostile = ["--user=root", "12", "13_4", "1 2", "12;reboot", "\u0661"]
