@@ -284,6 +284,11 @@ def _shares_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> 
     return shares
 
 
+def two_sided_p(z: float) -> float:
+    """Return how likely a standard normal number is at least as far from 0 as z, accurate far out."""
+    return 2 * _upper_tail(abs(z))
+
+
 def smallest_difference(stderr: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Give the smallest true difference a two-sided z test with this standard error finds with this power.
 

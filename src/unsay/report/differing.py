@@ -5,7 +5,7 @@ protocol(a, b).differing        # ('num_fewshot 8 instead of 0',)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -87,6 +87,26 @@ def protocol(a: ExperimentRecord, b: ExperimentRecord) -> Protocol:
             other_prompts = other_prompts or name in parts[0]
     gaps = tuple(f"{', '.join(names)} of {where}" for where, names in unknown.items())
     return Protocol(tuple(differing), gaps, other_prompts)
+
+
+def spread(records: Sequence[ExperimentRecord]) -> dict[str, dict[str, list[int]]]:
+    """Return the settings of asking and answering in which experiments differ: value by value, the places in `records`.
+
+    What an experiment does not use (a temperature of greedy answers) or does not say of itself is left out.
+    """
+    every = [_evaluation(record) for record in records]
+    found = {}
+    for name in dict.fromkeys([*NEEDED, *sorted({name for each in every for name in each})]):
+        values: dict[str, list[int]] = {}
+        for at, (each, record) in enumerate(zip(every, records, strict=True)):
+            value = _known(each, name, record)
+            if name in _without_effect(each, each) or (value is _UNKNOWN and name not in NEEDED):
+                continue
+            said = "unknown" if value is _UNKNOWN else "not set" if value is None else str(value)
+            values.setdefault(said, []).append(at)
+        if len(values) > 1:
+            found[name] = values
+    return found
 
 
 def data(a: ExperimentRecord, b: ExperimentRecord) -> tuple[str, ...]:

@@ -19,11 +19,12 @@ from urllib.parse import quote
 
 from unsay.errors import StoreError
 from unsay.records import Attempt, ExperimentRecord, MetricValue
-from unsay.report import costs, numbers, prompt, tables
+from unsay.report import best, costs, numbers, prompt, tables
+from unsay.report.best import Standing
 from unsay.report.escape import html, shortened
 from unsay.report.escape import markdown as esc
 from unsay.report.names import COLUMNS, in_order, label
-from unsay.report.tables import Difference, Row, SeedRow
+from unsay.report.tables import Difference, Row, SameItems, SeedRow
 from unsay.store import layout, read, write
 from unsay.store.read import Entry
 
@@ -79,13 +80,15 @@ def render(entries: Sequence[Entry], existing_text: str | None, output_dir: Path
     archived = sum(entry.archived and entry.limit is None for entry in entries)
     whole = [row for row in rows if row.entry.limit is None]
     limited = [row for row in rows if row.entry.limit is not None]
+    same = tables.same_items([row.entry for row in whole])
+    found = best.standing(whole, same)
     sections = [
         _Section("# Experiments"),
-        _Section(_RESULTS, _results(whole, archived)),
-        *([_Section("### Seeds", _seeds(seeds))] if (seeds := tables.seed_rows(whole)) else []),
+        _Section(_RESULTS, _results(whole, archived, found)),
+        *([_Section("### Seeds", _seeds(seeds, found))] if (seeds := tables.seed_rows(whole)) else []),
         *([_Section("### Limited Runs", _limited(limited))] if limited else []),
-        _Section("### Metrics Legend", _legend(rows)),
-        _Section("## Comparisons", _comparisons(whole)),
+        _Section("### Metrics Legend", _legend(rows, found)),
+        _Section("## Comparisons", _comparisons(same)),
         _Section("## Experiment Tracking", _tracking(whole, place)),
         _Section("## Experiment Details"),
         *(_Section(_title(row), _details(row, place)) for row in rows),
@@ -158,12 +161,16 @@ def _put_back(sections: list[_Section], kept: Iterable[tuple[str, list[str]]]) -
 # -- results ----------------------------------------------------------------------
 
 
-def _results(rows: Sequence[Row], archived: int) -> list[str]:
+def _results(rows: Sequence[Row], archived: int, found: Standing) -> list[str]:
     hidden = ["", f"Archived and not shown: {archived} (`unsay status --archived`)."] if archived else []
     if not rows:
         return hidden or ["", "No experiment yet. `unsay run FILE` starts the experiments of a file."]
     header = _header(rows)
-    return ["", header, _ruler(header), *(_result_row(row, header) for row in rows), *hidden]
+    lines = ["", header, _ruler(header), *(_result_row(row, header, found=found) for row in rows)]
+    notes = [f"- {esc(text)}" for text in found.notes]
+    if found.short_legend is not None:
+        notes.insert(0, f"- {esc(found.short_legend)}")
+    return [*lines, *(["", *notes] if notes else []), *hidden]
 
 
 def _header(rows: Sequence[Row]) -> str:
@@ -190,10 +197,16 @@ def _n_of_total(row: Row) -> str:
     return f"{scored or row.entry.limit} of {total if total is not None else '?'}"
 
 
-def _result_row(row: Row, header: str, *items: str) -> str:
-    values = [numbers.of(row.metric(name)) for name in COLUMNS]
+def _result_row(row: Row, header: str, *items: str, found: Standing | None = None) -> str:
+    values = [
+        _marked(numbers.of(row.metric(name)), found is not None and found.is_best(row.entry, name)) for name in COLUMNS
+    ]
     values += [esc(tables.own_metrics(row)) or "-"] if _OWN in header else []
     return _line([esc(row.name), esc(row.model), esc(row.dataset), esc(row.method), *items, *values, _notes(row)])
+
+
+def _marked(text: str, is_best: bool) -> str:
+    return f"**{text}**" if is_best else text
 
 
 def _notes(row: Row) -> str:
@@ -202,7 +215,7 @@ def _notes(row: Row) -> str:
     return esc(row.notes)
 
 
-def _seeds(rows: Sequence[SeedRow]) -> list[str]:
+def _seeds(rows: Sequence[SeedRow], found: Standing) -> list[str]:
     lines = [
         "",
         "Experiments that finished with several seeds: mean ± standard deviation over seeds. That is the noise of "
@@ -214,12 +227,15 @@ def _seeds(rows: Sequence[SeedRow]) -> list[str]:
     for row in rows:
         record = row.record
         cells = [", ".join(entry.name for entry in row.entries), record.model, record.dataset, record.method]
-        values = [numbers.shown(*row.metrics.get(name, (None, None))) for name in COLUMNS]
+        values = [
+            _marked(numbers.shown(*row.metrics.get(name, (None, None))), found.is_best(row.entries, name))
+            for name in COLUMNS
+        ]
         lines.append(_line([*map(esc, [*cells, record.config]), str(len(row.seeds)), *values]))
     return lines
 
 
-def _legend(rows: Sequence[Row]) -> list[str]:
+def _legend(rows: Sequence[Row], standing: Standing) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, value in row.metrics.items():
@@ -234,6 +250,8 @@ def _legend(rows: Sequence[Row]) -> list[str]:
         "- **BLEU**: LLaMA-Factory's BLEU-4 (mean over answers, on characters). It follows accuracy only loosely.",
         "- **ROUGE-L**: LLaMA-Factory's ROUGE-L (mean over answers, longest common subsequence of words).",
     ]
+    if standing.legend is not None:
+        lines += ["", esc(standing.legend)]
     if found:
         lines += ["", "Definitions behind the numbers of this page:", ""]
         for name in in_order(found):
@@ -244,9 +262,8 @@ def _legend(rows: Sequence[Row]) -> list[str]:
 # -- comparisons ------------------------------------------------------------------
 
 
-def _comparisons(rows: Sequence[Row]) -> list[str]:
-    entries = [row.entry for row in rows]
-    found, left = tables.compared(entries)
+def _comparisons(same: SameItems) -> list[str]:
+    found, left = tables.compared_in(same)
     lines = ["", esc(tables.headline(found))]
     if found:
         header = _DIFFERENCES

@@ -347,11 +347,31 @@ def uncompared(entries: Iterable[Entry], metric: str = STRICT) -> list[tuple[Ent
     return compared(entries, metric)[1]
 
 
+@dataclass(frozen=True)
+class SameItems:
+    """Completed experiments, grouped by the items they were scored on; of their scores only `metric` is kept.
+
+    `without` has the ones that have no scores per item.
+    """
+
+    metric: str
+    groups: tuple[tuple[Run, ...], ...]
+    without: tuple[Entry, ...]
+
+
 def compared(entries: Iterable[Entry], metric: str = STRICT) -> tuple[list[Difference], list[tuple[Entry, str]]]:
     """Return `differences` and `uncompared` together: the scores are read once."""
+    return compared_in(same_items(entries, metric))
+
+
+def compared_in(same: SameItems) -> tuple[list[Difference], list[tuple[Entry, str]]]:
+    """Do what `compared` does with scores that were read before."""
     found: list[Difference] = []
-    groups, left = _groups(entries, metric)
-    for group in groups:
+    metric = same.metric
+    missing = f"no {label(metric)} per item; `unsay compare` compares it by other metrics, where it has them per item"
+    lacking = [run.entry for runs in same.groups for run in runs if not run.scores]
+    left = [(entry, missing) for entry in (*same.without, *lacking)]
+    for group in _defined_alike(same):
         pairs = _pairs(group)
         found += _compare(pairs, metric)
         paired = {id(side) for pair in pairs for side in pair}
@@ -431,43 +451,45 @@ def _completed(entry: Entry) -> bool:
     return entry.record is not None and entry.record.status == "completed"
 
 
-def _groups(entries: Iterable[Entry], metric: str) -> tuple[list[list[Side]], list[tuple[Entry, str]]]:
-    """Group completed experiments by what was asked and how it was scored, and the seeds of one into a side.
-
-    Also returns the experiments without scores, each with the reason.
-    """
+def same_items(entries: Iterable[Entry], metric: str = STRICT) -> SameItems:
+    """Read the scores of the completed experiments and group those that were asked the same."""
     from unsay.report import compare
     from unsay.report.compare import Side
 
     groups: dict[Any, list[list[Run]]] = {}
-    left: list[tuple[Entry, str]] = []
+    without: list[Entry] = []
     for entry in entries:
         if entry.record is None or not _completed(entry):
             continue
-        missing = (
-            f"no {label(metric)} per item; `unsay compare` compares it by other metrics, where it has them per item"
-        )
         try:
             run = compare.load(entry)
         except (StoreError, ValueError, OSError):
-            left.append((entry, missing))
-            continue
-        if metric not in run.scores:
-            left.append((entry, missing))
+            without.append(entry)
             continue
         scored = tuple(sorted((item, label) for item, (_, label) in run.items.items()))
-        asked = (entry.record.dataset, run.definition(metric), _beginning(entry.record), scored)
-        alike = groups.setdefault(asked, [])
+        alike = groups.setdefault((entry.record.dataset, beginning(entry.record), scored), [])
         # gold answers may agree where questions do not
         group = next((each for each in alike if compare.why_not(Side((each[0],)), Side((run,))) is None), None)
         if group is None:
             alike.append([_only(run, metric, run)])
         else:
             group.append(_only(run, metric, group[0]))
-    return [_sides(group) for alike in groups.values() for group in alike], left
+    return SameItems(metric, tuple(tuple(group) for alike in groups.values() for group in alike), tuple(without))
 
 
-def _beginning(record: ExperimentRecord) -> tuple[Any, ...]:
+def _defined_alike(same: SameItems) -> list[list[Side]]:
+    """Split groups of the same items by how the metric is defined, and put the seeds of one experiment into a side."""
+    found = []
+    for group in same.groups:
+        by_definition: dict[str | None, list[Run]] = {}
+        for run in group:
+            if run.scores:
+                by_definition.setdefault(run.definition(same.metric), []).append(run)
+        found += [with_seeds(runs) for runs in by_definition.values()]
+    return found
+
+
+def beginning(record: ExperimentRecord) -> tuple[Any, ...]:
     """Return what an experiment's answers were made to begin with: such answers are compared with their like only."""
     settings = record.spec.get("settings")
     decode = settings.get("decode") if isinstance(settings, dict) else None
@@ -477,13 +499,12 @@ def _beginning(record: ExperimentRecord) -> tuple[Any, ...]:
 def _only(run: Run, metric: str, first: Run) -> Run:
     """Return a run with one metric, sharing what it has in common with the first of its group: labs may be large."""
     items = first.items if run.items == first.items else run.items
-    scores = run.scores[metric]
-    return replace(
-        run, items=items, scores={metric: {item: scores[item] for item in items if item in scores}}, order=()
-    )
+    scores = run.scores.get(metric)
+    kept = {} if scores is None else {metric: {item: scores[item] for item in items if item in scores}}
+    return replace(run, items=items, scores=kept, order=())
 
 
-def _sides(runs: Sequence[Run]) -> list[Side]:
+def with_seeds(runs: Sequence[Run]) -> list[Side]:
     """Put the seeds of one experiment together, where the first of them stands."""
     from unsay.report.compare import Side, seed_key
 

@@ -66,7 +66,7 @@ def test_every_link_leads_to_a_file(tmp_path: Path) -> None:
 def test_limited_runs_are_not_among_the_results(tmp_path: Path) -> None:
     text = write_page(make_lab(tmp_path / "outputs")).read_text(encoding="utf-8")
     results = text.split("## Experiment Results")[1].split("### ")[0]
-    assert results.count("EXP-004") == 1
+    assert results.count("\n| EXP-004 |") == 1
     limited = text.split("### Limited Runs")[1].split("### ")[0]
     assert "| 20 of 200 |" in limited
 
