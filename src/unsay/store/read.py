@@ -421,6 +421,14 @@ def heartbeat(folder: Path) -> dict[str, Any]:
     return beat if isinstance(beat, dict) else {}
 
 
+def last_sign(folder: Path) -> float | None:
+    """Return when a run last gave a sign of life, in seconds since 1970; None where it never did."""
+    try:
+        return (folder / layout.HEARTBEAT).stat().st_mtime
+    except OSError:
+        return None
+
+
 def liveness(record: ExperimentRecord, folder: Path | None = None) -> str | None:
     """Say whether a record that claims to be running still is: None, `stale` (its process is gone) or `lost contact`.
 

@@ -18,6 +18,16 @@ WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 42
 MOST_POINTS = 1500
 TICKS = 5
+MOST_LINES = 8
+KEY_COLUMNS = 3
+NAME = 24
+"""Characters of a name in a key."""
+CORNERS: Mapping[int, Sequence[Point]] = {
+    1: ((-3.2, -3.2), (3.2, -3.2), (3.2, 3.2), (-3.2, 3.2)),
+    2: ((0.0, -4.6), (4.6, 0.0), (0.0, 4.6), (-4.6, 0.0)),
+    3: ((0.0, -4.6), (4.4, 3.4), (-4.4, 3.4)),
+}
+"""Corners of the points of every second, third and fourth line of four; the first has circles."""
 LARGEST = 1e15
 """Numbers beyond it (and those that are none) are left out of figures."""
 
@@ -66,6 +76,55 @@ def scatter(points: Sequence[tuple[str, Point, tuple[float, float] | None]], x_l
     return _figure(f"{y_label} by {x_label}. {said}", parts)
 
 
+def budgets(
+    curves: Sequence[tuple[str, Sequence[tuple[float, float, float | None, float | None]]]], x_label: str, y_label: str
+) -> Markup:
+    """Draw named lines of (budget, value, low, high) with error bars, budgets by their logarithm; nothing without one.
+
+    Lines differ in colour, dash and the shape of their points; a key stands above. The first MOST_LINES are drawn.
+    """
+    drawn = [
+        (name, [point for point in points if point[0] > 0 and _drawable([each for each in point if each is not None])])
+        for name, points in curves[:MOST_LINES]
+    ]
+    drawn = [(name, points) for name, points in drawn if points]
+    if not drawn:
+        return Markup("")
+    every = [point for _, points in drawn for point in points]
+    rows = math.ceil(len(drawn) / KEY_COLUMNS)
+    axes = _Axes(
+        [math.log2(x) for x, *_ in every],
+        [y for _, value, low, high in every for y in (value, low, high) if y is not None],
+        key=18 * rows,
+        margin=0.06,
+    )
+    ticks = sorted({x for x, *_ in every})
+    parts = [axes.grid(x_label, y_label, [(math.log2(x), f"{x:g}") for x in ticks])]
+    for number, (name, points) in enumerate(drawn):
+        aside = 5 * (number - (len(drawn) - 1) / 2)  # bars at one budget stand beside each other
+        places = [(axes.x(math.log2(x)) + aside, axes.y(value)) for x, value, _, _ in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        for (x, _), (_, _, low, high) in zip(places, points, strict=True):
+            if low is not None and high is not None:
+                parts.append(
+                    Markup('<line class="error line-{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                        number, x, x, axes.y(low), axes.y(high)
+                    )
+                )
+        parts.append(Markup('<polyline class="line line-{}" points="{}"/>').format(number, path))
+        parts += [_shape(x, y, number) for x, y in places]
+        x, y = LEFT + (WIDTH - LEFT) / KEY_COLUMNS * (number % KEY_COLUMNS), 12 + 18 * (number // KEY_COLUMNS)
+        parts.append(
+            Markup('<line class="line line-{}" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"/>').format(
+                number, x, x + 26, y, y
+            )
+        )
+        parts.append(_shape(x + 13, y, number))
+        parts.append(Markup('<text x="{:.1f}" y="{}">{}</text>').format(x + 32, y + 4, _short(line(name))))
+    said = "; ".join(f"{name}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y, *_ in points) for name, points in drawn)
+    return _figure(f"{y_label} by {x_label}. {said}", parts, HEIGHT + 18 * rows)
+
+
 def whisker(value: float | None, low: float | None, high: float | None, start: float, end: float) -> Markup:
     """Draw one value with its interval on an axis from `start` to `end`, small enough for a cell of a table."""
     if value is None or not end > start:
@@ -88,9 +147,14 @@ def whisker(value: float | None, low: float | None, high: float | None, start: f
 class _Axes:
     """Where a number of the data lies on the drawing."""
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
-        self._x = _spread(min(xs), max(xs), 0.0 if len(set(xs)) > 2 else 0.08)
+    def __init__(
+        self, xs: Sequence[float], ys: Sequence[float], *, key: float = 0.0, margin: float | None = None
+    ) -> None:
+        """`key` is the height kept free above the drawing, `margin` the share of it kept free on the left and right."""
+        beside = margin if margin is not None else 0.0 if len(set(xs)) > 2 else 0.08
+        self._x = _spread(min(xs), max(xs), beside)
         self._y = _spread(min(ys), max(ys), 0.06)
+        self._down = key
 
     def x(self, value: float) -> float:
         low, high = self._x
@@ -98,9 +162,9 @@ class _Axes:
 
     def y(self, value: float) -> float:
         low, high = self._y
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM - 10) * (value - low) / (high - low)
+        return self._down + HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM - 10) * (value - low) / (high - low)
 
-    def grid(self, x_label: str, y_label: str) -> Markup:
+    def grid(self, x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]] | None = None) -> Markup:
         parts = []
         for tick in _ticks(*self._y):
             parts.append(
@@ -109,30 +173,44 @@ class _Axes:
                     '<text x="{3}" y="{4:.1f}" text-anchor="end">{5}</text>'
                 ).format(LEFT, WIDTH - RIGHT, self.y(tick), LEFT - 6, self.y(tick) + 4, f"{tick:g}")
             )
-        for tick in _ticks(*self._x):
+        if x_ticks is None:
+            x_ticks = [(tick, f"{tick:g}") for tick in _ticks(*self._x)]
+        for tick, words in x_ticks:
             parts.append(
                 Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-                    self.x(tick), HEIGHT - BOTTOM + 17, f"{tick:g}"
+                    self.x(tick), self._down + HEIGHT - BOTTOM + 17, words
                 )
             )
-        middle = (TOP + HEIGHT - BOTTOM) / 2
+        middle = self._down + (TOP + HEIGHT - BOTTOM) / 2
         parts.append(
             Markup(
                 '<text x="{}" y="{}" text-anchor="middle">{}</text>'
                 '<text x="14" y="{}" text-anchor="middle" transform="rotate(-90 14 {})">{}</text>'
-            ).format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, line(x_label), middle, middle, line(y_label))
+            ).format((LEFT + WIDTH - RIGHT) / 2, self._down + HEIGHT - 6, line(x_label), middle, middle, line(y_label))
         )
         return Markup("").join(parts)
 
 
-def _figure(said: str, parts: Sequence[Markup]) -> Markup:
+def _figure(said: str, parts: Sequence[Markup], height: float = HEIGHT) -> Markup:
     return Markup('<svg class="figure" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, escape(line(said)), Markup("").join(parts)
+        WIDTH, height, escape(line(said)), Markup("").join(parts)
     )
 
 
 def _dot(x: float, y: float, number: int) -> Markup:
     return Markup('<circle class="dot dot-{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(number, x, y)
+
+
+def _shape(x: float, y: float, number: int) -> Markup:
+    """Draw a point whose shape tells its line from its neighbours: circle, square, diamond, triangle."""
+    if number % 4 not in CORNERS:
+        return Markup('<circle class="point line-{}" cx="{:.1f}" cy="{:.1f}" r="3.6"/>').format(number, x, y)
+    path = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in CORNERS[number % 4])
+    return Markup('<polygon class="point line-{}" points="{}"/>').format(number, path)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= NAME else text[: NAME - 1] + "…"
 
 
 def _bar(x1: float, x2: float, y1: float, y2: float) -> Markup:

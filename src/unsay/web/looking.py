@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from unsay.errors import StoreError
 from unsay.lab import Experiment, ScoredSample
 from unsay.records import MetricValue
-from unsay.report import compare, sheets
+from unsay.report import compare, matched, sheets
 from unsay.report.names import FLEXIBLE, STRICT, in_order, is_undo_measure
 from unsay.store import layout, read
 from unsay.store.index import Index, Summary
@@ -73,6 +73,7 @@ class Looking:
         """The folders of the experiments, as last seen."""
         self._samples: _Kept[tuple[Seen, ...]] = _Kept(KEPT)
         self._comparisons: _Kept[tuple[compare.Comparison, ...]] = _Kept(KEPT)
+        self._matched: _Kept[tuple[matched.Curve, ...]] = _Kept(METRICS_KEPT)
         self._metrics: _Kept[Mapping[str, MetricValue]] = _Kept(METRICS_KEPT)
 
     def every(self) -> list[Summary]:
@@ -80,6 +81,21 @@ class Looking:
         found = self._index.refresh()
         self._folders = frozenset(one.relative for one in found)
         return found
+
+    def is_folder(self, name: str) -> bool:
+        """Say whether an experiment's folder is called so, as far as was seen when the lab was last looked at."""
+        return name in self._folders
+
+    def changed(self, one: Summary) -> float | None:
+        """Return when an experiment last gave a sign, in seconds since 1970: a running one by its heartbeat."""
+        beat = read.last_sign(one.folder) if one.status == "running" else None
+        return max((time for time in (one.changed, beat) if time is not None), default=None)
+
+    def at_budgets(self, entry: Entry) -> tuple[matched.Curve, ...]:
+        """Return accuracy at matched sampled tokens of a finished experiment."""
+        names = (layout.EXPERIMENT, layout.PREDICTIONS, layout.SCORES, layout.METRICS, layout.TRACES)
+        stamp = _stamp(entry.folder, names)
+        return self._matched.get(entry.relative, stamp, lambda: tuple(matched.curves([entry])))
 
     def entry(self, name: str) -> Entry:
         """Return an experiment by its folder or id; NotThereError where the lab has none of that name."""

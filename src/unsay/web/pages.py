@@ -11,13 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from unsay.metrics.exact_match import ExactMatch
 from unsay.records import Trace
 from unsay.redaction import redact, redacted
-from unsay.report import costs, prompt, sheets, tables
+from unsay.report import costs, matched, prompt, sheets, tables
 from unsay.report.names import COLUMNS, in_order, is_undo_measure, label
 from unsay.report.trace import table_of, taken_at, tokens
 from unsay.store import layout, read
@@ -72,7 +73,7 @@ def overview(looking: Looking, query: OverviewQuery) -> Document:
         "descending": query.descending,
         "page_number": page,
         "pages": pages,
-        "experiments": redacted([row.to_json() | {"name": row.name} for row in rows]),
+        "experiments": redacted([row.to_json() | {"name": row.name, "changed": _changed(row)} for row in rows]),
     }
 
 
@@ -91,7 +92,7 @@ def _ordered(looking: Looking, found: Sequence[Summary], query: OverviewQuery) -
     elif query.sort == "changed":
 
         def get(one: Summary) -> Any:
-            return one.changed
+            return looking.changed(one)
 
     else:
 
@@ -102,6 +103,17 @@ def _ordered(looking: Looking, found: Sequence[Summary], query: OverviewQuery) -
     known = [each for each in values if each[0] is not None]
     known.sort(key=lambda each: each[0], reverse=query.descending)
     return [one for _, one in known] + [one for value, one in values if value is None]
+
+
+def _changed(row: tables.Row) -> str | None:
+    """Return when something was last heard of an experiment: of a running one its heartbeat."""
+    record = row.entry.record
+    if record is None:
+        return None
+    beat = read.last_sign(row.entry.folder) if row.status == "running" else None
+    if beat is not None:
+        return datetime.fromtimestamp(beat).astimezone().isoformat(timespec="seconds")
+    return record.end or record.start
 
 
 def _facet(every: Iterable[Summary], name: str) -> list[str]:
@@ -132,6 +144,7 @@ def experiment(looking: Looking, entry: Entry, log: str | None = None) -> Docume
         "took_words": costs.lines(entry),
         "prompt_counts": prompt.counts(record),
         "curves": curves(entry.folder),
+        "matched": matched_tokens(looking, [entry]),
         "files": {kind: path.name for kind, path in tables.result_files(entry).items()},
         "logs": logs,
         "log": None if chosen is None else {"name": chosen, **_tail(layout.logs(entry.folder) / chosen)},
@@ -341,10 +354,30 @@ def comparison(looking: Looking, entries: Sequence[Entry], item: str | None = No
             }
             for one in found
         ],
+        "matched": matched_tokens(looking, entries),
         "footnotes": sheets.footnotes(found),
     }
     shown = None if item is None else {"item": item, "sides": [_side(looking, entry, item) for entry in entries]}
     return dict(redacted(document)) | {"item": shown}
+
+
+def matched_tokens(looking: Looking, entries: Sequence[Entry]) -> Document:
+    """Return accuracy at matched sampled tokens of experiments, each by itself."""
+    return curves_at_budgets(curve for entry in entries for curve in looking.at_budgets(entry))
+
+
+def curves_at_budgets(found: Iterable[matched.Curve]) -> Document:
+    """Return curves over budgets with short names, and the experiments without one, each with why."""
+    document: Document = {"curves": [], "without": []}
+    for curve in found:
+        names = [entry.name for entry in curve.entries]
+        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        said = f"{name}, vote" if curve.kind == "majority" else name
+        if curve.points:
+            document["curves"].append(curve.to_json() | {"label": said})
+        else:
+            document["without"].append({"name": said, "reason": curve.reason})
+    return document
 
 
 def _side(looking: Looking, entry: Entry, item: str) -> Document:

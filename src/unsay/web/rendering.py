@@ -56,12 +56,16 @@ def _environment() -> Environment:
         "middle_out": _middle_out,
         "path": _path,
         "flat": _flat,
+        "clock": lambda text: None if text is None else str(text)[:19].replace("T", " "),
+        "first_part": lambda name: name.partition(".")[0],
     }
     made.globals |= {
         "version": unsay.__version__,
         "query": _query,
         "curve": figures.curve,
         "scatter": figures.scatter,
+        "budgets": figures.budgets,
+        "most_lines": figures.MOST_LINES,
         "whisker": figures.whisker,
         "most_tokens": MOST_TOKENS,
         "label": label,

@@ -36,6 +36,8 @@ from unsay.web.pages import Document, OverviewQuery, SamplesQuery
 DEFAULT_PORT = 8765
 MOST_COMPARED = 8
 _JSON = ".json"
+_AS = "as"
+"""`?as=json` asks for the document where `.json` belongs to the name of another experiment's folder."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -53,13 +55,13 @@ def application(lab: Path, host: str, port: int) -> ASGIApp:
         return static[name]
 
     routes = [
-        Route("/", _page("overview.html", site.overview)),
-        Route("/index.json", _page("overview.html", site.overview)),
-        Route("/compare", _page("comparison.html", site.comparison)),
-        Route("/compare.json", _page("comparison.html", site.comparison)),
-        Route("/experiments/{folder:path}", _page("experiment.html", site.experiment)),
-        Route("/samples/{folder:path}", _page("samples.html", site.samples)),
-        Route("/sample/{folder:path}", _page("sample.html", site.sample)),
+        Route("/", _page("overview.html", site, site.overview)),
+        Route("/index.json", _page("overview.html", site, site.overview)),
+        Route("/compare", _page("comparison.html", site, site.comparison)),
+        Route("/compare.json", _page("comparison.html", site, site.comparison)),
+        Route("/experiments/{folder:path}", _page("experiment.html", site, site.experiment)),
+        Route("/samples/{folder:path}", _page("samples.html", site, site.samples)),
+        Route("/sample/{folder:path}", _page("sample.html", site, site.sample)),
         Route("/static/{name}", file),
         Route("/favicon.ico", lambda request: static["icon.svg"]),  # what browsers ask for beside a document
     ]
@@ -142,14 +144,45 @@ class _Site:
         chosen = [self._looking.entry(name) for name in names]
         return pages.comparison(self._looking, chosen, request.query_params.get("item"))
 
-    def _entry(self, request: Request) -> Entry:
-        """Return the experiment of the address, with or without `.json`; a folder may have a name that is not UTF-8."""
-        raw = request.scope.get("raw_path") or request.scope["path"].encode()
-        folder = unquote_to_bytes(raw.split(b"/", 2)[2]).decode("utf-8", "surrogateescape")
+    def wants_document(self, request: Request) -> bool:
+        """Say whether an address asks for the document: by `.json`, unless an experiment's folder is called so."""
+        if request.query_params.get(_AS) == "json":
+            return True
+        if not str(request.url.path).endswith(_JSON):
+            return False
+        if "folder" not in request.path_params:
+            return True
+        folder = _folder(request)
+        if self._looking.is_folder(folder.removesuffix(_JSON)):
+            return not self._looking.is_folder(folder)
         try:
-            return self._looking.entry(folder.removesuffix(_JSON))
+            return self._looking.entry(folder).relative != folder
         except NotThereError:
+            return True
+
+    def as_document(self, request: Request) -> str:
+        """Return the address of a page's document."""
+        path, query = request.url.path, request.url.query
+        if "folder" in request.path_params and self._looking.is_folder(_folder(request) + _JSON):
+            return f"{path}?{query}&{_AS}=json" if query else f"{path}?{_AS}=json"
+        return f"{'/index' if path == '/' else path.rstrip('/')}{_JSON}" + (f"?{query}" if query else "")
+
+    def _entry(self, request: Request) -> Entry:
+        """Return the experiment of an address, with or without `.json`."""
+        folder = _folder(request)
+        plain = folder.removesuffix(_JSON)
+        if self._looking.is_folder(plain) and (request.state.as_document or not self._looking.is_folder(folder)):
+            return self._looking.entry(plain)
+        try:
             return self._looking.entry(folder)
+        except NotThereError:
+            return self._looking.entry(plain)
+
+
+def _folder(request: Request) -> str:
+    """Return what an address calls an experiment; a folder may have a name that is not UTF-8."""
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    return unquote_to_bytes(raw.split(b"/", 2)[2]).decode("utf-8", "surrogateescape")
 
 
 def _samples_query(request: Request) -> SamplesQuery:
@@ -168,25 +201,19 @@ def _number(text: str | None, default: int = 1) -> int:
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else default
 
 
-def _page(template: str, document: Callable[[Request], Document]) -> Callable[[Request], Response]:
+def _page(template: str, site: _Site, document: Callable[[Request], Document]) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
+        request.state.as_document = site.wants_document(request)
         found = document(request)
-        if _wants_json(request):
+        if request.state.as_document:
             return _json(found)
-        return _html(template, request, found)
+        return _html(template, found, site.as_document(request))
 
     return answer
 
 
-def _wants_json(request: Request) -> bool:
-    return str(request.url.path).endswith(_JSON)
-
-
-def _html(template: str, request: Request, document: Mapping[str, Any], status: int = 200) -> Response:
-    path = request.url.path
-    as_json = f"{'/index' if path == '/' else path.rstrip('/')}{_JSON}"
-    query = request.url.query
-    text = rendering.render(template, document, as_json=as_json + (f"?{query}" if query else ""), inline=False)
+def _html(template: str, document: Mapping[str, Any], as_json: str | None, status: int = 200) -> Response:
+    text = rendering.render(template, document, as_json=as_json, inline=False)
     return Response(text.encode("utf-8", "replace"), status, media_type="text/html")
 
 
@@ -197,9 +224,9 @@ def _json(document: Mapping[str, Any], status: int = 200) -> Response:
 
 def _said(request: Request, status: int, text: str) -> Response:
     document = {"schema": 1, "page": "error", "error": redact(text)}
-    if _wants_json(request):
+    if getattr(request.state, "as_document", str(request.url.path).endswith(_JSON)):
         return _json(document, status)
-    return _html("error.html", request, document, status)
+    return _html("error.html", document, None, status)
 
 
 def _finite(value: Any) -> Any:

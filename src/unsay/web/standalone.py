@@ -16,7 +16,8 @@ from markupsafe import Markup
 from unsay import stats
 from unsay.errors import StoreError
 from unsay.redaction import redacted
-from unsay.report import compare, costs, tables
+from unsay.report import best, compare, costs, matched, tables
+from unsay.report.best import Standing
 from unsay.report.compare import Side
 from unsay.report.names import COLUMNS, STRICT, in_order, is_undo_measure, label
 from unsay.report.numbers import ALPHA
@@ -66,26 +67,37 @@ def document(output_dir: Path) -> Document:
     rows = [tables.row(entry) for entry in read.find(output_dir.absolute()) if not entry.archived]
     whole = [row for row in rows if row.entry.limit is None]
     entries = [row.entry for row in whole]
-    differences = tables.differences(entries)
+    same = tables.same_items(entries)
+    differences, uncompared = tables.compared_in(same)
+    standing = best.standing(whole, same)
     found = {
         "schema": 1,
         "page": "report",
         "lab": str(output_dir.absolute()),
-        "results": [_result(row) for row in whole],
+        "results": [_result(row, standing) for row in whole],
+        "short_legend": standing.short_legend,
+        "legend": standing.legend,
+        "notes": list(standing.notes),
         "limited": [_result(row) for row in rows if row.entry.limit is not None],
-        "seeds": [one.to_json() for one in tables.seed_rows(whole)],
+        "seeds": [one.to_json() | {"best": _best(standing, one.entries)} for one in tables.seed_rows(whole)],
         "headline": tables.headline(differences),
         "differences": [one.to_json() for one in differences],
-        "uncompared": [{"name": entry.name, "reason": reason} for entry, reason in tables.uncompared(entries)],
+        "uncompared": [{"name": entry.name, "reason": reason} for entry, reason in uncompared],
         "matrices": matrices(entries),
         "undo": _undo(whole),
+        "matched": _matched(entries),
         "tokens": _tokens(whole),
         "definitions": _definitions(rows),
     }
     return dict(redacted(found))
 
 
-def _result(row: Row) -> Document:
+def _best(standing: Standing | None, entries: Entry | Sequence[Entry]) -> list[str]:
+    """Return the columns in which an experiment (or all its seeds) is marked as the best."""
+    return [] if standing is None else [name for name in COLUMNS if standing.is_best(entries, name)]
+
+
+def _result(row: Row, standing: Standing | None = None) -> Document:
     record = row.entry.record
     settings = record.spec.get("settings") if record is not None else None
     return row.to_json() | {
@@ -99,6 +111,7 @@ def _result(row: Row) -> Document:
         "took_words": costs.lines(row.entry),
         "curves": pages.curves(row.entry.folder),
         "own": tables.own_metrics(row),
+        "best": _best(standing, row.entry),
     }
 
 
@@ -180,6 +193,15 @@ def _tokens(rows: Sequence[Row]) -> Document:
         ends = None if exact.low is None or exact.high is None else (exact.low, exact.high)
         found.setdefault(row.dataset, []).append((row.name, (spent.value, exact.value), ends))
     return found
+
+
+def _matched(entries: Iterable[Entry]) -> Document:
+    """Return accuracy at matched sampled tokens by dataset."""
+    found: dict[str, list[matched.Curve]] = {}
+    for curve in matched.curves(entries):
+        record = curve.entries[0].record
+        found.setdefault(record.dataset if record is not None else "", []).append(curve)
+    return {dataset: pages.curves_at_budgets(curves) for dataset, curves in found.items()}
 
 
 def _definitions(rows: Sequence[Row]) -> list[Document]:

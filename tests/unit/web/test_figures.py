@@ -72,3 +72,21 @@ def test_names_in_figures_are_text() -> None:
     assert not Page(svg).all("b")
     assert "\u202e" not in svg
     assert "⟨U+202E⟩" in svg
+
+
+def test_budgets_stand_at_equal_steps_with_a_shape_of_their_own_for_every_line() -> None:
+    budgets = (64, 128, 256, 512, 1024)
+    curves = [(f"line {n}", [(b, 10.0 * n + b / 64, 10.0 * n, 10.0 * n + 20) for b in budgets]) for n in range(10)]
+    svg = figures.budgets(curves, "tokens", "EM")
+    lines = points(svg)
+    assert len(lines) == figures.MOST_LINES
+    steps = [b[0] - a[0] for a, b in zip(lines[0], lines[0][1:], strict=False)]
+    assert steps == pytest.approx([steps[0]] * 4, abs=0.2)
+    assert steps[0] > 0
+    assert all(a[1] > b[1] for a, b in zip(lines[0], lines[0][1:], strict=False))
+    shapes = {(found["class"], tag) for tag in ("circle", "polygon") for found in Page(svg).all(tag)}
+    assert len({name for name, _ in shapes}) == figures.MOST_LINES
+    assert "line 7" in svg
+    assert "line 8" not in svg
+    assert figures.budgets([], "tokens", "EM") == ""
+    assert "nan" not in figures.budgets([("a", [(64, math.nan, None, None), (128, 1.0, None, None)])], "tokens", "EM")

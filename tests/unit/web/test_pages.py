@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,53 @@ def test_a_running_experiment_says_how_far_it_is(lab: Path, client: TestClient) 
     assert not page(client, "/?status=failed").all("form", data_running=True)
 
 
+def test_a_running_experiment_changed_when_it_last_gave_a_sign_of_life(lab: Path, client: TestClient) -> None:
+    folder = make(lab, RUNNING)
+    assert names(document(client, "/index.json?sort=changed&order=down"))[-1] != "EXP-011"
+    (folder / layout.HEARTBEAT).write_text("{}")
+    os.utime(folder / layout.HEARTBEAT, (2_000_000_000, 2_000_000_000))
+    found = document(client, "/index.json?sort=changed&order=down")
+    assert names(found)[0] == "EXP-011"
+    assert datetime.fromisoformat(found["experiments"][0]["changed"]).timestamp() == 2_000_000_000
+    assert found["experiments"][1]["changed"] == "2025-10-03T16:58:48+02:00"
+
+
+def test_a_folder_may_end_like_a_document(lab: Path, client: TestClient) -> None:
+    alone, both = "qwen3-4b/gsm8k/sft/mine.json", f"{TRAIN}.json"
+    make(lab, Arm("EXP-021", method="sft", config="mine.json"))
+    for name in ("experiments", "samples", "sample"):
+        assert "EXP-021" in page(client, f"/{name}/{alone}").text
+        assert document(client, f"/{name}/{alone}.json")["id"] == "EXP-021"
+        assert document(client, f"/{name}/{TRAIN}.json")["id"] == "EXP-003"
+    make(lab, Arm("EXP-022", method="sft", config="lora/train.json"))
+    page(client, "/")  # now the viewer knows both
+    for name in ("experiments", "samples", "sample"):
+        assert "EXP-022" in page(client, f"/{name}/{both}").text
+        assert document(client, f"/{name}/{both}.json")["id"] == "EXP-022"
+        shown = page(client, f"/{name}/{TRAIN}?search=x" if name == "samples" else f"/{name}/{TRAIN}")
+        (link,) = [found["href"] for found in shown.all("a") if "json" in (found["href"] or "")]
+        assert document(client, str(link))["id"] == "EXP-003"
+
+
+def test_accuracy_at_matched_tokens_is_drawn_where_it_is_known(lab: Path, client: TestClient) -> None:
+    found = document(client, f"/compare.json?of={TRAIN}&of={UNDO}")["matched"]
+    assert [one["label"] for one in found["curves"]] == ["EXP-003", "EXP-004"]
+    points = found["curves"][0]["points"]
+    assert [point["budget"] for point in points] == [64, 128, 256, 512, 1024]
+    for address in (f"/compare?of={TRAIN}&of={UNDO}", f"/experiments/{UNDO}"):
+        shown = page(client, address)
+        assert "Accuracy at matched sampled tokens" in shown.text
+        assert f"{points[0]['value']:.2f}" in page(client, f"/experiments/{TRAIN}").text
+        assert shown.all("polyline", class_="line line-0")
+    for path in (lab / UNDO).glob(layout.TRACES):
+        path.unlink()
+    without = document(client, f"/experiments/{UNDO}.json")["matched"]
+    assert without == {
+        "curves": [],
+        "without": [{"name": "EXP-004", "reason": "it has no traces: another tool generated its answers"}],
+    }
+
+
 def test_archived_experiments_are_hidden_until_asked_for(lab: Path, client: TestClient) -> None:
     archive.archive(next(entry.folder for entry in read.find(lab) if entry.name == "EXP-001"))
     assert "EXP-001" not in names(document(client, "/index.json"))
@@ -132,7 +180,7 @@ def test_an_empty_lab_says_what_to_do(tmp_path: Path) -> None:
 
 def test_an_experiment_shows_settings_metrics_and_warnings(lab: Path, client: TestClient) -> None:
     shown = page(client, f"/experiments/{UNDO}")
-    for text in ("decode.max_new_tokens 512", "training.lora_rank 8", "torch 2.13.0", "node7", "3 of 200 answers"):
+    for text in ("max_new_tokens 512", "lora_rank 8", "torch 2.13.0", "node7", "3 of 200 answers"):
         assert text in shown.text
     found = document(client, f"/experiments/{UNDO}.json")
     assert found["record"]["identity"] in shown.text
@@ -142,7 +190,7 @@ def test_an_experiment_shows_settings_metrics_and_warnings(lab: Path, client: Te
 
 
 def test_the_loss_curve_is_drawn_from_the_log_that_is_there(lab: Path, client: TestClient) -> None:
-    assert not page(client, f"/experiments/{UNDO}").all("polyline")
+    assert not page(client, f"/experiments/{UNDO}").all("polyline", class_="series series-0")
     log = layout.train(lab / UNDO) / layout.TRAINER_LOG
     log.parent.mkdir()
     lines = [{"current_steps": step, "loss": 1 / step} for step in range(1, 60)]
@@ -151,8 +199,8 @@ def test_the_loss_curve_is_drawn_from_the_log_that_is_there(lab: Path, client: T
     found = document(client, f"/experiments/{UNDO}.json")["curves"]
     assert found == {"training": [[s, 1 / s] for s in range(1, 59)] + [[59, 0.25]], "held out": [[59, 0.5]]}
     shown = page(client, f"/experiments/{UNDO}")
-    assert len(shown.all("polyline")) == 2
-    (figure,) = shown.all("svg", class_="figure")
+    assert [len(shown.all("polyline", class_=f"series series-{n}")) for n in range(3)] == [1, 1, 0]
+    figure = shown.all("svg", class_="figure")[-1]
     assert "training ends at 0.25" in str(figure["aria-label"])
 
 

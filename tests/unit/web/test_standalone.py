@@ -65,7 +65,9 @@ def test_the_report_has_every_experiment_every_number_and_every_figure(lab: Path
         for value in tables.row(entry).metrics.values():
             assert value.definition in shown.text
     assert tables.headline(tables.differences([entry for entry in entries if entry.limit is None])) in shown.text
-    assert len(shown.all("svg", class_="figure")) == 2  # the loss of one training, accuracy by tokens
+    assert (
+        len(shown.all("svg", class_="figure")) == 3
+    )  # the loss of one training, accuracy at matched tokens and by tokens
     assert len(shown.all("svg", class_="whisker")) > 20
     assert "comparable with nothing above" in shown.text
     assert len(shown.all("details", id=True)) == len(entries)
