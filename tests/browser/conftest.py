@@ -17,6 +17,7 @@ import pytest
 from tests.unit.lab import make_lab
 
 CHROMIUM = shutil.which("chromium")
+PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,13 @@ class Viewer:
     def _is_ours(self, address: str) -> None:
         if urlsplit(address).netloc != urlsplit(self.address).netloc:
             self.complaints.append(f"request to {address}")
+
+
+def violations(page: Any) -> list[str]:
+    """Return what axe finds wrong with a page's accessibility."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python (extra dev)")
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks import lab as large
-from tests.browser.conftest import Viewer
+from tests.browser.conftest import PHONE, Viewer, violations
 from tests.unit.lab import Arm, change_record, make, make_lab
 from tests.unit.web import test_hostile
-from unsay import cli
 from unsay.web import standalone
 
 sync_api: Any = pytest.importorskip("playwright.sync_api", reason="needs playwright (part of the extra dev)")
@@ -24,7 +23,6 @@ TRAIN = "qwen3-4b/gsm8k/sft/lora/train"
 PAGES = (
     "/", f"/experiments/{UNDO}", f"/samples/{UNDO}", f"/sample/{UNDO}?item=0", f"/compare?of={TRAIN}&of={UNDO}&item=3",
 )  # fmt: skip
-PHONE = {"width": 390, "height": 844}
 FIRST_PAINT = """() => new Promise(found => new PerformanceObserver(list => {
   const paint = list.getEntries().find(entry => entry.name === 'first-contentful-paint');
   if (paint) found(paint.startTime);
@@ -38,12 +36,6 @@ FILTERED = """async text => {
   while (document.querySelector('#results') === old) await new Promise(requestAnimationFrame);
   return performance.now() - before;
 }"""
-
-
-def violations(page: Any) -> list[str]:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python (extra dev)")
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
 
 
 def at(viewer: Viewer) -> str:
@@ -147,35 +139,6 @@ def test_a_list_of_running_experiments_keeps_up_and_keeps_marks(
     page.close()
 
 
-def test_the_four_imported_systems_are_looked_at_and_compared(
-    chromium: Any, data_folder: Path, tmp_path: Path, serve: Callable[[Path], str]
-) -> None:
-    lab = tmp_path / "outputs"
-    assert cli.main(["import", str(data_folder / "acceptance" / "gsm8k-model-solutions"), "-o", str(lab)]) == 0
-    viewer = Viewer(serve(lab), chromium.new_page())
-    viewer.watch()
-    page = viewer.open("/")
-    for box in page.locator("input[name=of]").all():
-        box.check()
-    assert violations(page) == []
-    page.get_by_role("button", name="Compare the marked ones").click()
-    assert page.locator("main h2").count() == 3
-    assert violations(page) == []
-    page.locator(".items [data-open]").first.click()
-    assert page.locator("#item section").count() == 5  # four answers and the reference
-    page.locator("#item a").first.click()
-    assert violations(page) == []
-    page.keyboard.press("Escape")
-    page.wait_for_url(lambda url: "/samples/" in url)
-    assert "of 1319 answers" in page.inner_text(".count")
-    assert violations(page) == []
-    page.keyboard.press("Escape")
-    page.wait_for_url(lambda url: "/experiments/" in url)
-    assert violations(page) == []
-    viewer.page.close()
-    assert viewer.complaints == []
-
-
 @pytest.mark.parametrize("name", test_hostile.HOSTILE)
 def test_hostile_answers_run_nothing_and_break_no_layout(
     chromium: Any, tmp_path: Path, serve: Callable[[Path], str], name: str
@@ -238,3 +201,21 @@ def test_full_size_lists_are_there_at_once(chromium: Any, tmp_path: Path, serve:
     print(f"first paint {max(paints):.0f} ms at most, filtering {max(filters):.0f} ms at most")
     assert statistics.median(paints) < 1000
     assert statistics.median(filters) < 200
+
+
+@pytest.mark.slow
+def test_a_large_lab_is_listed_at_once(chromium: Any, tmp_path: Path, serve: Callable[[Path], str]) -> None:
+    """10,000 experiments: once they are indexed, first paint below a second."""
+    lab = tmp_path / "outputs"
+    large.make(lab, 10_000, 2)
+    page = chromium.new_page()
+    page.set_default_timeout(300_000)
+    address = serve(lab)
+    page.goto(address + "/")
+    assert "of 10000 experiments" in page.inner_text(".count")
+    paints = []
+    for number in range(1, 6):
+        page.goto(f"{address}/?page={number}")
+        paints.append(page.evaluate(FIRST_PAINT))
+    print(f"first paint {statistics.median(paints):.0f} ms, {max(paints):.0f} ms at most")
+    assert statistics.median(paints) < 1000
