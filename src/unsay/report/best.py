@@ -139,19 +139,17 @@ def _comparable(metric: str, sides: Iterable[_Member]) -> list[list[_Contender]]
         groups.setdefault((rows[0].dataset, values[0].definition), []).append(one)
     largest: dict[str, list[_Contender]] = {}
     for (dataset, _), each in groups.items():
-        found = []
-        numbers = dict.fromkeys(one.group for one in each if one.group is not None)
-        paired = [[one for one in each if one.group == number] for number in numbers]
-        unknown = [one for one in each if one.group is None]
-        for n in dict.fromkeys(one.n for one in unknown):
-            more = [one for one in unknown if one.n == n]
-            fitting = [group for group in paired if group[0].n == n] or [[]]
-            found += [] if fitting[0] else [more]
-            for group in fitting:
-                group += more if group else []
-        for group in (*paired, *found):
-            if len(group) > len(largest.get(dataset, [])):
-                largest[dataset] = group
+        by_items: dict[int, list[_Contender]] = {}
+        by_count: dict[int, list[_Contender]] = {}
+        for one in each:
+            if one.group is None:
+                by_count.setdefault(one.n, []).append(one)
+            else:
+                by_items.setdefault(one.group, []).append(one)
+        joined = [[*alike, *by_count.get(alike[0].n, [])] for alike in by_items.values()]
+        for alike in (*joined, *by_count.values()):
+            if len(alike) > len(largest.get(dataset, [])):
+                largest[dataset] = alike
     return list(largest.values())
 
 
@@ -235,7 +233,7 @@ def _p_of_runs(metric: str, best: Sequence[Run], other: Sequence[Run]) -> tuple[
 
 def _of_seeds(values: Sequence[float]) -> float:
     """Return the standard error of a mean over seeds, 0 with one seed."""
-    return (compare.seeds_of(values)[1] or 0.0) / len(values) ** 0.5
+    return (compare.seeds_of(values)[1] or 0.0) / math.sqrt(len(values))
 
 
 def _paired(metric: str, best: _Contender, other: _Contender, read: Callable[[Entry, str], Run | None]) -> float | None:
@@ -288,9 +286,9 @@ def _notes(sides: Sequence[_Member], same: SameItems) -> list[str]:
     notes = []
     for dataset, members in by_dataset.items():
         if len(members) > 1:
-            rows = [row for _, row in members]
-            found = [*_other_items(members, same), *_other_definitions(rows), *_without_items(members)]
-            notes += [f"{dataset}: {text}" for text in (*found, *_otherwise_asked(rows))]
+            every = [row for _, row in members]
+            found = [*_other_items(members, same), *_other_definitions(every), *_without_items(members)]
+            notes += [f"{dataset}: {text}" for text in (*found, *_otherwise_asked(every))]
     return notes
 
 
