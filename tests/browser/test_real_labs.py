@@ -34,7 +34,9 @@ def trained(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(document["experiments"]) == len(KEPT)
     (folder / "problems").mkdir()
     wordproblems.write(folder / "problems", **PROBLEMS)
-    document["datasets"] = {"wordproblems": {"path": "./problems"}}
+    document["datasets"] = {"problems": {"path": "./problems"}}
+    for one in document["experiments"]:
+        one["dataset"] = "problems"
     (folder / "lab.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "unsay", "run", "lab.yaml"], cwd=folder, check=True)
     return folder / "outputs"
@@ -99,7 +101,7 @@ def test_every_page_by_click(real: Viewer) -> None:
         assert len(page.locator("#trace").inner_text()) < len(shown)
         page.get_by_role("button", name="One token on").click()
         assert page.locator("#trace").inner_text() == shown
-    page.get_by_text("Prompt (").click()
+    page.locator("main > details > summary").click()
     looks_right(real)
     page.get_by_role("link", name="Lab").click()
     boxes = page.locator("input[name=of]").all()
