@@ -44,6 +44,9 @@ _SETTLES = 20.0
 _LOOK = (2.0, 20.0)
 """Seconds between two looks at the queue: at first, and when the jobs take long."""
 
+# Set up at its import, submitit's log would close every log that others have set up.
+os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
+
 
 @dataclass(frozen=True)
 class Slurm:

@@ -540,3 +540,22 @@ def test_status_shows_a_ticket_of_anything_without_asking(
     assert "pending (slurm job 7: gone from the queue)" in shown
     assert "ALONE: slurm job 7 is gone without a word" in shown
     assert "\x1b" not in shown
+
+
+def test_submitits_log_leaves_those_of_others_open() -> None:
+    program = """
+import io, logging
+from unsay.executors.slurm import Slurm
+
+closed = []
+
+class Handler(logging.StreamHandler):
+    def close(self):
+        closed.append(self)
+        super().close()
+
+logging.getLogger().addHandler(Handler(io.StringIO()))
+import submitit
+assert Slurm and not closed
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
