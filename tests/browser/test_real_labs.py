@@ -49,7 +49,7 @@ def imported(chromium: Any, data_folder: Path, tmp_path_factory: pytest.TempPath
     return lab
 
 
-@pytest.fixture(params=["trained", "imported"])
+@pytest.fixture(params=[pytest.param("trained", marks=pytest.mark.slow), "imported"])
 def real(request: pytest.FixtureRequest, chromium: Any, serve: Callable[[Path], str]) -> Iterator[Viewer]:
     """Return a page on one of the labs; a console message, error or foreign request in it fails the test."""
     lab: Path = request.getfixturevalue(request.param)
@@ -127,6 +127,7 @@ def test_every_page_by_keys(real: Viewer) -> None:
     page.keyboard.press("/")
     page.keyboard.type("how many")
     page.wait_for_url(lambda url: "search=how" in url)
+    page.locator("#results a[href*='search=how']").first.wait_for()
     page.keyboard.press("Escape")
     for key in ("j", "j", "Enter"):
         page.keyboard.press(key)
@@ -178,6 +179,7 @@ def test_four_systems_are_compared_at_once(chromium: Any, imported: Path, serve:
     assert viewer.complaints == []
 
 
+@pytest.mark.slow
 def test_pictures_for_the_readme_are_taken_by_one_command(trained: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, SCREENSHOTS, trained, "--into", tmp_path / "images"], check=True)
     pictures = sorted((tmp_path / "images").iterdir())

@@ -138,6 +138,21 @@ def _helps(process: psutil.Process, lab: Path) -> bool:
     return "unsay.shard" in arguments and any(str(lab) in each for each in arguments)
 
 
+def test_a_cluster_of_this_machine_alone_listens_to_nobody_else() -> None:
+    program = """
+import ipaddress, psutil
+from unsay.executors import ray
+ray._connect(ray.Ray())
+for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+    for connection in process.net_connections(kind="inet"):
+        if connection.status == psutil.CONN_LISTEN:
+            address = ipaddress.ip_address(connection.laddr.ip)
+            print((getattr(address, "ipv4_mapped", None) or address).is_loopback)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    assert set(done.stdout.split()) == {"True"}
+
+
 @pytest.mark.slow
 def test_a_node_that_dies_costs_nothing(tmp_path: Path) -> None:
     lengths = tuple(range(10, 22))

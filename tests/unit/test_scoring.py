@@ -220,9 +220,19 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+_EARLIER: set[psutil.Process] = set()
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """Note the processes that other tests still use, as a browser."""
+    _EARLIER.clear()
+    _EARLIER.update(psutil.Process().children(recursive=True))
+
+
 def children() -> list[psutil.Process]:
-    """Worker processes of this one; the tracker that multiprocessing keeps is none."""
-    mine = psutil.Process().children(recursive=True)
+    """Worker processes of this test; the tracker that multiprocessing keeps is none."""
+    mine = [child for child in psutil.Process().children(recursive=True) if child not in _EARLIER]
     return [child for child in mine if "resource_tracker" not in " ".join(child.cmdline())]
 
 

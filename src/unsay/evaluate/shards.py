@@ -132,13 +132,6 @@ class Order:
         return opened
 
 
-def _request(value: dict[str, Any]) -> engine.Request:
-    """Return the request that `Order.to_json` wrote."""
-    lists = {name: tuple(value[name]) for name in ("prompt_ids", "stop", "given")}
-    beginning = None if value["beginning"] is None else Beginning(**value["beginning"])
-    return engine.Request(**{**value, **lists, "key": Key.from_json(value["key"]), "beginning": beginning})
-
-
 def trace_of(finished: engine.Finished, prompter: Prompter, settings_hash: str) -> Trace:
     """Return what is written down of a finished answer, digit for digit: scores are the same after a resume."""
     return Trace(

@@ -332,7 +332,8 @@ def _connect(executor: Ray) -> None:
         folder = tempfile.mkdtemp(prefix="unsay-ray-", dir="/tmp")  # sockets below it must have short names
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(ray.shutdown)
-        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder, **quiet)
+        with _on_loopback():
+            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder, **quiet)
         return
     _reach(executor.address, executor.timeout)
     try:
