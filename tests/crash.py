@@ -85,6 +85,8 @@ def run_arguments(executor: str = "inline") -> tuple[str, ...]:
 
 def _run(folder: Path, arguments: tuple[str, ...], inside: Callable[[], None] | None) -> None:
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests themselves run under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
