@@ -3,6 +3,7 @@
     python benchmarks/generate.py                     # 0-shot, 8-shot, one shared 8-shot header: about an hour
     python benchmarks/generate.py --settings 0-shot   # one of them
     python benchmarks/generate.py --shape 100m        # 100 million parameters instead of 11
+    python benchmarks/generate.py --shards 2          # unsay's answers in parts, a process for each
     python benchmarks/generate.py --rewind            # what taking back costs beyond the tokens written twice
 
 A randomly initialised Qwen3-shaped checkpoint in float32. Questions and shots are GSM8K's (the folder `gsm8k` of
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from unsay import engine
+from unsay import cores, engine
 from unsay.backend import Backend
 from unsay.datasets import wordproblems
 from unsay.definitions import Model
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="lm-eval's batch sizes")
     parser.add_argument("--slots", type=int, help="unsay's; its own choice without it")
+    parser.add_argument("--shards", type=int, help="processes that share unsay's answers, as `--option shards=N` does")
     parser.add_argument("--no-default", action="store_true", help="leave lm-eval's default batch size of 1 out")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM, to run against it too")
     parser.add_argument("--rewind", action="store_true")
@@ -196,22 +199,12 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
         lm.generate_until(requests, disable_tqdm=True)
         return CLOCK() - begun, lm.answers
 
-    def ours(generator: Any = None) -> tuple[float, Answers]:
-        requests = [
-            engine.Request(Key("t", at), prompt, stop=STOPS, max_new_tokens=lengths[prompt])
-            for at, prompt in enumerate(ids)
-        ]
-        chosen = engine.Options(Decode(max_new_tokens=most), EMPTY, frozenset(), tokenizer.decode, slots=options.slots)
-        generator = generator or engine.Engine(model, chosen)
+    def ours(served: Any = None) -> tuple[float, Answers]:
         begun = CLOCK()
-        answers = {done.request.prompt_ids: list(done.ids) for done in generator.generate(requests)}
+        answers = answer(model, tokenizer, list(lengths.items()), options.slots, served)
         return CLOCK() - begun, answers
 
-    # The first calls of a process compile and choose: neither side pays for that.
-    warm = engine.Options(Decode(max_new_tokens=3), EMPTY, frozenset(), tokenizer.decode)
-    list(engine.generate(model, [engine.Request(Key("t", at), ids[at]) for at in range(2)], warm))
-    model.generate(torch.tensor(ids[:1]), max_new_tokens=3, do_sample=False, eos_token_id=None)
-
+    warm_up(model, tokenizer, ids[:2])
     prompts = statistics.mean(map(len, ids))
     print(f"{setting}: {len(ids)} documents, prompts of {prompts:.0f} tokens, answers of "
           f"{statistics.mean(lengths.values()):.0f} (longest {most})")  # fmt: skip
@@ -219,12 +212,80 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
     sides |= {f"batch {batch}": lambda batch=batch: peer(batch) for batch in options.batches}
     if not options.no_default:
         sides["batch 1"] = lambda: peer(1)
-    if options.vllm is not None:
-        with serving(checkpoint, options.vllm, most) as served:
+    with ExitStack() as held:
+        if options.shards is not None:
+            sides["unsay"] = held.enter_context(in_parts(checkpoint, options, ids, lengths))
+        if options.vllm is not None:
+            served = held.enter_context(serving(checkpoint, options.vllm, most))
             sides["vLLM"] = lambda: ours(served)
-            by_turns(sides, ids, options.rounds)
-    else:
         by_turns(sides, ids, options.rounds)
+
+
+@contextmanager
+def in_parts(
+    checkpoint: Path, options: argparse.Namespace, ids: Sequence[tuple[int, ...]], lengths: dict[tuple[int, ...], int]
+) -> Iterator[Side]:
+    """Start a process for each part, which loads the model once and answers its part whenever it is asked to."""
+    started = multiprocessing.get_context("spawn")
+    with ExitStack() as held:
+        pipes = []
+        for part in range(options.shards):
+            pipe, theirs = started.Pipe()
+            mine = [(prompt, lengths[prompt]) for prompt in ids[part :: options.shards]]
+            process = started.Process(
+                target=answer_part, args=(theirs, checkpoint, mine, options.slots, cores.share(options.shards))
+            )
+            process.start()
+            held.callback(process.join)
+            held.callback(pipe.close)
+            pipes.append(pipe)
+        for pipe in pipes:
+            pipe.recv()
+
+        def side() -> tuple[float, Answers]:
+            begun = CLOCK()
+            for pipe in pipes:
+                pipe.send(None)
+            answers: Answers = {}
+            for pipe in pipes:
+                answers |= pipe.recv()
+            return CLOCK() - begun, answers
+
+        yield side
+
+
+def answer_part(
+    pipe: Any, checkpoint: Path, part: Sequence[tuple[tuple[int, ...], int]], slots: int | None, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    warm_up(model, tokenizer, [prompt for prompt, _ in part[:2]])
+    pipe.send(None)
+    with suppress(EOFError):
+        while True:
+            pipe.recv()
+            pipe.send(answer(model, tokenizer, part, slots))
+
+
+def answer(
+    model: Any, tokenizer: Any, asked: Sequence[tuple[tuple[int, ...], int]], slots: int | None, served: Any = None
+) -> Answers:
+    """Answer prompts, each with as many tokens as are asked for, by a new engine or by what is `served`."""
+    requests = [
+        engine.Request(Key("t", at), prompt, stop=STOPS, max_new_tokens=length)
+        for at, (prompt, length) in enumerate(asked)
+    ]
+    most = max(length for _, length in asked)
+    chosen = engine.Options(Decode(max_new_tokens=most), EMPTY, frozenset(), tokenizer.decode, slots=slots)
+    generator = served or engine.Engine(model, chosen)
+    return {done.request.prompt_ids: list(done.ids) for done in generator.generate(requests)}
+
+
+def warm_up(model: Any, tokenizer: Any, prompts: Sequence[tuple[int, ...]]) -> None:
+    """Let the process compile and choose what it does at its first calls: no side pays for that."""
+    answer(model, tokenizer, [(prompt, 3) for prompt in prompts], None)
+    model.generate(torch.tensor(prompts[:1]), max_new_tokens=3, do_sample=False, eos_token_id=None)
 
 
 def by_turns(sides: dict[str, Side], ids: Sequence[tuple[int, ...]], rounds: int) -> None:
@@ -255,7 +316,7 @@ def by_turns(sides: dict[str, Side], ids: Sequence[tuple[int, ...]], rounds: int
 @contextmanager
 def serving(checkpoint: Path, python: Path, most: int) -> Iterator[Any]:
     """Start vLLM on the checkpoint, all requests in flight at once."""
-    backend = Backend("vllm", interpreter=str(python), args=("--max-model-len", "4096", "--disable-log-requests"))
+    backend = Backend("vllm", interpreter=str(python), args=("--max-model-len", "4096"))
     opened = open_model(Model("peer", str(checkpoint), template="plain", backend=backend), device="cpu")
     chosen = engine.Options(Decode(max_new_tokens=most), EMPTY, frozenset(), str, slots=256)
     with tempfile.TemporaryDirectory() as folder, engine_of(opened, chosen, Path(folder)) as served:

@@ -24,6 +24,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from unsay import cores
 from unsay.errors import UnsayError
 from unsay.metrics import Items, Measured, Metric, check_names, item_scores, load_all
 from unsay.records import MetricValue, Sample
@@ -94,8 +95,7 @@ def _workers(processes: int | None) -> int:
         return processes
     if multiprocessing.current_process().daemon:  # may not have children
         return 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MOST_WORKERS)
+    return min(cores.usable(), MOST_WORKERS)
 
 
 def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,9 @@ def violations(page: Any) -> list[str]:
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
 
 
-@pytest.fixture(scope="session")
-def serve() -> Iterator[Callable[[Path], str]]:
-    """Return a function that starts `unsay view` on a lab and gives its address."""
+@contextmanager
+def servers() -> Iterator[Callable[[Path], str]]:
+    """Give a function that starts `unsay view` on a lab and returns its address; all end with the block."""
     running: list[subprocess.Popen[str]] = []
 
     def start(lab: Path) -> str:
@@ -79,10 +80,19 @@ def serve() -> Iterator[Callable[[Path], str]]:
             text += line
         return str(json.loads(text)["address"]).rstrip("/")
 
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    try:
+        yield start
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Return a function that serves a lab to one test and gives its address."""
+    with servers() as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +101,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def address(lab: Path, serve: Callable[[Path], str]) -> str:
-    return serve(lab)
+def address(lab: Path) -> Iterator[str]:
+    with servers() as start:
+        yield start(lab)
 
 
 @pytest.fixture(params=["light", "dark"])

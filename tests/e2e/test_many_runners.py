@@ -175,6 +175,27 @@ def test_eight_runs_share_forty_experiments_and_two_are_killed(tmp_path: Path, n
     share(nursery, lab, 40, doomed=["local", "inline"], others=["local"] * 2 + ["inline"] * 4)
 
 
+def _two_threads() -> None:
+    os.environ["OMP_NUM_THREADS"] = "2"
+
+
+def test_one_run_carries_out_two_experiments_at_a_time_with_half_the_threads_each(
+    tmp_path: Path, nursery: crash.Nursery
+) -> None:
+    make(tmp_path / "lab", {"id": "PLAIN"} | vanilla(5), {"id": "OTHER"} | vanilla(6))
+    together = ("--option", "at_once=2")
+    run = nursery.start(
+        tmp_path / "lab", *crash.run_arguments("local"), *together,
+        inside=_two_threads,
+    )  # fmt: skip
+    assert ended(run) == 0, (tmp_path / "lab" / "output.txt").read_text()
+    assert_each_item_once(tmp_path / "lab", 2)
+    found = [record for _, record in records(tmp_path / "lab").values()]
+    assert {record.facts["engine"]["threads"] for record in found} == {1}
+    (first,), (second,) = sorted((record.attempts for record in found), key=lambda attempts: attempts[0].started)
+    assert second.started < str(first.ended)
+
+
 @pytest.mark.slow
 def test_runs_that_keep_dying_get_a_lab_done_all_the_same(tmp_path: Path, nursery: crash.Nursery) -> None:
     """Three at a time; every moment one of them is killed, whatever it is at, and another one begins."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,8 @@ class Answers:
         self._model: Any = None
         self._labels: dict[Key, str] = {}
         self._begun: dict[Key, Begun] = {}
-        self._scored: dict[Key, float | None] = {}
+        self._told: set[Key] = set()
+        self._scored = self._right = 0
         self.spent = {"tokens_read": 0, "tokens_written": 0, "tokens_taken_back": 0}
         """What the answers of this run took."""
 
@@ -212,7 +213,7 @@ class Answers:
         )
         missing = [(item, prompt) for item, prompt in zip(items, self.prompts, strict=True) if prompt.key not in done]
         self._labels = {prompt.key: item.label for item, prompt in zip(items, self.prompts, strict=True)}
-        self._tell(done)
+        self._tell(done.values())
         if missing:
             self._generate(missing, done)
         self.traces = [done[prompt.key] for prompt in self.prompts]
@@ -324,7 +325,7 @@ class Answers:
                 journal.append(trace.to_json())
                 done[trace.key] = trace
                 self._count(len(finished.request.prompt_ids), trace)
-                self._tell(done)
+                self._tell([trace])
             self.engines.begin(first, generator.facts)
             if isinstance(generator, engine.Engine):
                 self._generate_again(generator, list(done.values())[:first])
@@ -337,16 +338,14 @@ class Answers:
         order = order_of(opened, self._options(), rest, settings_hash=self.eval_hash)
         parts = [*self._adopted, *self._shards.split(order, evaluation.shards)]
         lengths = {each.key: len(each.prompt_ids) for each in requests}
-        seen = dict(done)
 
         def tell(trace: Trace) -> None:
-            seen[trace.key] = trace
             self._count(lengths.get(trace.key, 0), trace)
-            self._tell(seen)
+            self._tell([trace])
 
         with (
             write.Journal(evaluation.folder / layout.TRACES) as journal,
-            Hand(opened, self._options(), surroundings=self._surroundings()) as hand,
+            Hand(opened, self._options(), surroundings=self._surroundings(), shards=evaluation.shards) as hand,
         ):
             for part in self._shards.answered(parts, hand if evaluation.takes_part else None, self._report, tell):
                 self._take_in(part, journal, done)
@@ -368,15 +367,19 @@ class Answers:
         found = {finished.request.key: finished.ids for finished in generator.generate(requests)}
         self.engines.note_check(count, sorted(key.doc_id for key, ids in chosen.items() if found[key] != ids))
 
-    def _tell(self, done: dict[Key, Trace]) -> None:
-        """Report how far it is, and how good the finished answers are."""
-        if self._exact_match is not None:
-            for key in done.keys() - self._scored.keys():
-                sample = Sample(str(key.doc_id), "", self._labels[key], done[key].visible)
-                self._scored[key] = self._exact_match.items([sample])[STRICT][0]
-        scores = [score for score in self._scored.values() if score is not None]
-        so_far = None if not scores else metrics.share(scores, STRICT)
-        self._progress(len(done), len(self.prompts), so_far, self.spent)
+    def _tell(self, traces: Iterable[Trace]) -> None:
+        """Report how far it is with these answers, and how good the finished ones are."""
+        for trace in traces:
+            if trace.key in self._told:
+                continue
+            self._told.add(trace.key)
+            if self._exact_match is not None:
+                sample = Sample(str(trace.key.doc_id), "", self._labels[trace.key], trace.visible)
+                score = self._exact_match.items([sample])[STRICT][0]
+                self._scored += score is not None
+                self._right += score == 100.0
+        so_far = metrics.share_of(self._right, self._scored, STRICT) if self._scored else None
+        self._progress(len(self._told), len(self.prompts), so_far, self.spent)
 
     def _surroundings(self) -> dict[str, Any]:
         return surroundings(self._evaluation.opened, self._evaluation.batch_size)

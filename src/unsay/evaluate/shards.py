@@ -206,16 +206,27 @@ class Part:
 
 
 class Hand:
-    """Answers parts, one after the other, with weights that are loaded once."""
+    """Answers parts, one after the other, with weights that are loaded once.
 
-    def __init__(self, opened: Opened, options: engine.Options, *, surroundings: dict[str, Any]) -> None:
+    It computes with this process's share of the threads where `shards` processes of the machine do.
+    """
+
+    def __init__(
+        self, opened: Opened, options: engine.Options, *, surroundings: dict[str, Any], shards: int = 1
+    ) -> None:
         self._opened = opened
         self._options = options
         self._surroundings = surroundings
+        self._shards = shards
         self._held = ExitStack()
         self.generator: engine.Engine | ServerEngine | None = None
 
     def __enter__(self) -> Hand:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // self._shards))
+        self._held.callback(torch.set_num_threads, threads)
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from unsay import cores
 from unsay.executors import Outcome
 from unsay.job import Event, Job
 from unsay.store import layout, write
@@ -29,11 +30,13 @@ JOB_SUFFIX = ".job.json"
 _POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def start(module: str, argument: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(module: str, argument: Path, log: Path, *, threads: int | None = None) -> subprocess.Popen[bytes]:
     """Start `python -m module argument`; its events are on its standard output, all else goes into the log.
 
-    It watches its standard input: when this process dies, it ends, too. StoreError where the log cannot be written.
+    It computes with so many `threads`, or as many as its libraries choose. It watches its standard input: when this
+    process dies, it ends, too. StoreError where the log cannot be written.
     """
+    share = {} if threads is None else {cores.OMP_NUM_THREADS: str(threads)}
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log_file = log.open("ab")
@@ -45,7 +48,7 @@ def start(module: str, argument: Path, log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env={**_POLITE, **os.environ},
+            env={**_POLITE, **os.environ, **share},
         )
 
 
@@ -64,13 +67,13 @@ def new_log(folder: Path, kind: str = "") -> Path:
 
 
 class HelperProcesses:
-    """Processes that answer the parts below a folder."""
+    """Processes that answer the parts below a folder, with so many threads each."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, *, threads: int) -> None:
         self._processes = []
         self._logs = [new_log(folder.parent, f".shard-{number + 1}") for number in range(count)]
         for log in self._logs:
-            process = start("unsay.shard", folder, log)
+            process = start("unsay.shard", folder, log, threads=threads)
             assert process.stdout is not None
             process.stdout.close()  # whoever made the parts sees by itself what is answered
             self._processes.append(process)
@@ -104,11 +107,11 @@ class WorkerProcess:
     _helpers: HelperProcesses | None = None
 
     @classmethod
-    def start(cls, job: Job) -> WorkerProcess:
+    def start(cls, job: Job, *, threads: int | None = None) -> WorkerProcess:
         log = new_log(job.result_folder)
         job_file = log.with_suffix(JOB_SUFFIX)
         write.write_json(job_file, job.to_json() | {"log": str(log)})
-        return cls(start("unsay.worker", job_file, log), log)
+        return cls(start("unsay.worker", job_file, log, threads=threads), log)
 
     def events(self) -> Iterator[Event]:
         """Yield what the worker reports, until it ends."""
@@ -118,9 +121,9 @@ class WorkerProcess:
                 self._end = event
             yield event
 
-    def help(self, folder: Path, count: int) -> None:
-        """Start processes that answer parts of the worker's prompts, below `folder`."""
-        self._helpers = HelperProcesses(folder, count)
+    def help(self, folder: Path, count: int, *, threads: int) -> None:
+        """Start processes that answer parts of the worker's prompts, below `folder`, with so many threads each."""
+        self._helpers = HelperProcesses(folder, count, threads=threads)
 
     def outcome(self) -> Outcome:
         """Wait for the worker's end, and say how it ended; end its helpers."""

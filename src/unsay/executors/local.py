@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from unsay import cores
 from unsay.errors import ConfigError
 from unsay.executors import Outcome
 from unsay.executors._process import HelperProcesses, WorkerProcess
@@ -15,38 +16,55 @@ from unsay.job import Job, Report
 
 @dataclass(frozen=True)
 class Local:
-    """`shards`: processes that generate an evaluation's answers together, each a part of them."""
+    """`at_once`: experiments that run at the same time, each with its share of the processor's cores.
 
-    at_once: ClassVar[int] = 1
+    `shards`: processes that generate an evaluation's answers together, each a part of them and with its share of the
+    experiment's cores.
+    """
+
     takes_part: ClassVar[bool] = True
 
+    at_once: int = 1
     shards: int = 1
 
     def __post_init__(self) -> None:
-        if self.shards < 1:
-            raise ConfigError(f"shards: expected at least 1, got {self.shards}")
+        for name in ("at_once", "shards"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
     def check(self, jobs: Sequence[Job]) -> list[str]:
-        return []
+        groups = [job.processes["num_processes"] for job in jobs if job.processes is not None]
+        if self.at_once == 1 or not groups:
+            return []
+        return [
+            f"at_once: expected 1 where a training takes {groups[0]} processes, as all would take the same devices, "
+            f"got {self.at_once}; leave it out, or leave out --processes"
+        ]
 
     def submit(self, job: Job, report: Report) -> _Running:
-        return _Running(WorkerProcess.start(replace(job, shards=self.shards)), report)
+        threads = cores.share(self.at_once) if self.at_once > 1 else None
+        worker = WorkerProcess.start(replace(job, shards=self.shards), threads=threads)
+        return _Running(worker, report, self._threads_of_a_part())
 
     def helpers(self, job: Job, folder: Path, count: int) -> HelperProcesses:
-        return HelperProcesses(folder, count)
+        return HelperProcesses(folder, count, threads=self._threads_of_a_part())
+
+    def _threads_of_a_part(self) -> int:
+        return cores.share(self.at_once * self.shards)
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A worker and whoever is told of its events."""
+    """A worker, whoever is told of its events, and the threads of those that help it."""
 
     worker: WorkerProcess
     report: Report
+    threads: int
 
     def wait(self) -> Outcome:
         for event in self.worker.events():
             if event["event"] == "shards":
-                self.worker.help(Path(event["folder"]), event["helpers"])
+                self.worker.help(Path(event["folder"]), event["helpers"], threads=self.threads)
             else:
                 self.report(event)
         return self.worker.outcome()

@@ -168,7 +168,8 @@ def _answer(
             order = order_of(answering, options, rest, settings_hash=drawn_with, device=job.device, dtype=job.dtype)
             parts = [*taken, *shards.split(order, job.shards)]
             seen = set(asked) - {each.key for each in requests}
-            with Hand(answering, options, surroundings=surroundings(answering, job.batch_size)) as hand:
+            around = surroundings(answering, job.batch_size)
+            with Hand(answering, options, surroundings=around, shards=job.shards) as hand:
 
                 def look(trace: Trace) -> None:
                     seen.add(trace.key)

@@ -197,7 +197,12 @@ def averaged(scores: ItemColumn, definition: str, limits: Range = PERCENT) -> Me
 def share(scores: ItemColumn, definition: str) -> MetricValue:
     """Average item scores that are 0 or 100, leaving out those that are none; the interval is Wilson's."""
     counted = _there(scores)
-    return from_estimate(stats.proportion(counted.count(100.0), len(counted)), definition, PERCENT, scale=100.0)
+    return share_of(counted.count(100.0), len(counted), definition)
+
+
+def share_of(count: int, n: int, definition: str) -> MetricValue:
+    """Return the share of `count` items in `n`; the interval is Wilson's."""
+    return from_estimate(stats.proportion(count, n), definition, PERCENT, scale=100.0)
 
 
 def numpy_mean(scores: NDArray[np.float64], value: MetricValue) -> MetricValue:

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from unsay import cores
 from unsay.errors import ProcessLostError, TrainingError, UnsayError
 from unsay.redaction import redact, redact_output
 from unsay.store import write
@@ -53,12 +54,12 @@ def _run_once(
     command: list[str], config: Path, count: int, progress: Callable[[Event], None]
 ) -> Mapping[str, Any] | None:
     """Return the memory to begin again with; None when all is done."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // count, 1))
+    threads = os.environ.get(cores.OMP_NUM_THREADS) or str(cores.share(count))
     launcher = subprocess.Popen(
         [sys.executable, "-m", "unsay.train.launch", str(config), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": threads},
+        env={**os.environ, cores.OMP_NUM_THREADS: threads},
     )
     assert launcher.stdout is not None
     errors: list[Event] = []

@@ -68,6 +68,7 @@ def overview(looking: Looking, query: OverviewQuery) -> Document:
         "matching": len(found),
         "statuses": dict(Counter(one.status for one in found)),
         "facets": {name: _facet(every, name) for name in FACETS},
+        "alike": _alike(every),
         "filter": asdict(query.wanted),
         "sort": query.sort,
         "descending": query.descending,
@@ -118,6 +119,12 @@ def _changed(row: tables.Row) -> str | None:
 
 def _facet(every: Iterable[Summary], name: str) -> list[str]:
     return sorted({value for one in every if (value := getattr(one, name))}, key=read.natural)
+
+
+def _alike(every: Sequence[Summary]) -> dict[str, str]:
+    """Return what all experiments of a lab have in common: said once, it takes no column."""
+    found = {name: {getattr(one, name) for one in every} for name in ("model", "dataset", "method")}
+    return {name: values.pop() for name, values in found.items() if len(values) == 1 and all(values)}
 
 
 # -- one experiment ---------------------------------------------------------------

@@ -36,13 +36,13 @@ async function showList(address) {
   }
   const [before, after] = [document, page].map((each) => each.querySelector("footer a"));
   if (before && after) before.href = after.href;
+  history.replaceState(null, "", address);
 }
 
 if (form) {
   const follow = () => {
     const fields = [...new FormData(form)].filter(([, value]) => value !== "");
     const address = form.getAttribute("action") + (fields.length ? "?" + new URLSearchParams(fields) : "");
-    history.replaceState(null, "", address);
     showList(address);
   };
   let waiting;

@@ -1,0 +1,18 @@
+"""How many processor cores this process may use, and how many threads each of several processes gets."""
+
+from __future__ import annotations
+
+import os
+
+OMP_NUM_THREADS = "OMP_NUM_THREADS"
+
+
+def usable() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share(processes: int) -> int:
+    """Return with how many threads each of so many processes computes: of OMP_NUM_THREADS, or of the usable cores."""
+    said = os.environ.get(OMP_NUM_THREADS, "")
+    return max(1, (int(said) if said.isdecimal() else usable()) // processes)
