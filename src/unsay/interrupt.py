@@ -14,7 +14,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from unsay.executors import Running
+from unsay.executors import Stoppable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -29,7 +29,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked: str | None = None
         """The name of the first signal that came."""
-        self._running: list[Running] = []
+        self._running: list[Stoppable] = []
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -43,13 +43,13 @@ class Interrupt:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
-    def stop_too(self, running: Running) -> None:
+    def stop_too(self, running: Stoppable) -> None:
         """Ask this job to stop, from here on, when a signal comes or came."""
         self._running.append(running)
         if self.asked:
             running.cancel()
 
-    def leave(self, running: Running) -> None:
+    def leave(self, running: Stoppable) -> None:
         """Forget a job that has ended."""
         self._running.remove(running)
 

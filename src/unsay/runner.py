@@ -335,9 +335,6 @@ class _Stop:
 
     asked: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self) -> Outcome:
-        raise NotImplementedError
-
     def cancel(self) -> None:
         self.asked.set()
 

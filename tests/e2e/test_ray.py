@@ -60,7 +60,12 @@ def start(lab: Path, *arguments: str, environment: dict[str, str] | None = None)
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            preexec_fn=_heed_ctrl_c,
         )
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a background job of a shell ignores
 
 
 def on(cluster: Cluster, lab: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -182,7 +187,10 @@ def test_a_node_that_dies_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_or_cancelled_leaves_what_can_go_on(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_or_cancelled_leaves_what_can_go_on(
+    cluster: Cluster, tmp_path: Path, how: signal.Signals
+) -> None:
     lab = make(tmp_path / "lab", 100, 99, 8, items=120)
     run = on(cluster, lab)
     until(lambda: answered(lab, "E100") >= 2 and answered(lab, "E99") >= 2, run, lab)
@@ -191,7 +199,7 @@ def test_a_run_that_is_stopped_or_cancelled_leaves_what_can_go_on(cluster: Clust
     done = json.loads(subprocess.run(cancel, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout)
     assert {each["id"]: each["did"] for each in done["experiments"]} == {"E99": "cancelled", "E8": "cancelled"}
     until(lambda: "E8 cancelled" in " ".join(said(lab).split()), run, lab)
-    os.kill(run.pid, signal.SIGTERM)  # which, unlike SIGINT, a background job of a shell does not ignore
+    os.kill(run.pid, how)
     assert ended(run) == 1, said(lab)
     status = {id: record.status for id, (_, record) in records(lab).items()}
     assert set(status.values()) == {"cancelled"}, said(lab)

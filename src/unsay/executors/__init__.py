@@ -36,12 +36,8 @@ class Outcome:
     """Whether the worker was gone before it could write down how it ended."""
 
 
-class Running(Protocol):
-    """A job that was submitted."""
-
-    def wait(self) -> Outcome:
-        """Block until the job has ended."""
-        ...
+class Stoppable(Protocol):
+    """What can be told to end."""
 
     def cancel(self) -> None:
         """Ask the job to stop; what it finished stays and can be resumed."""
@@ -49,6 +45,14 @@ class Running(Protocol):
 
     def kill(self) -> None:
         """End the job at once, whatever it is doing; what it finished stays, too."""
+        ...
+
+
+class Running(Stoppable, Protocol):
+    """A job that was submitted."""
+
+    def wait(self) -> Outcome:
+        """Block until the job has ended."""
         ...
 
 
