@@ -23,6 +23,7 @@ from unsay.records import ExperimentRecord
 from unsay.report import compare, matched, numbers, tables
 from unsay.report.compare import Run, Side
 from unsay.report.names import STRICT, label
+from unsay.store import read
 from unsay.store.read import Entry
 
 if TYPE_CHECKING:
@@ -483,10 +484,11 @@ class _Scored:
         return Budget(name, curve.points, curve.area, curve.tokens_per_right, in_figure=in_figure)
 
     def both(self, other: _Scored, at: int) -> tuple[list[list[float]], list[list[float]]]:
-        """Return the scores of both, seed by seed, on the items that both have, at one of the budgets."""
-        common = set(self.items) & set(other.items)
-        kept = [[place for place, item in enumerate(one.items) if item in common] for one in (self, other)]
-        mine, theirs = (one.scores[at, places].T for one, places in zip((self, other), kept, strict=True))
+        """Return the scores of both, seed by seed, at one of the budgets, on the items that both have, in one order."""
+        mine_at, theirs_at = ({item: place for place, item in enumerate(one.items)} for one in (self, other))
+        common = sorted(mine_at.keys() & theirs_at.keys(), key=read.natural)
+        places = [[at_of[item] for item in common] for at_of in (mine_at, theirs_at)]
+        mine, theirs = (one.scores[at, rows].T for one, rows in zip((self, other), places, strict=True))
         return mine.tolist(), theirs.tolist()
 
 

@@ -202,6 +202,15 @@ def test_votes_are_taken_per_model_and_averaged(lab: Path) -> None:
     assert dict(found.at_budget)[64][0].baseline == vote.name
 
 
+def test_answers_are_paired_by_question_whatever_order_they_ended_in(lab: Path) -> None:
+    before = study.study(read.find(lab)).at_budget
+    for at, traces in enumerate(sorted(lab.rglob(layout.TRACES))):
+        lines = traces.read_bytes().splitlines(keepends=True)
+        random.Random(at).shuffle(lines)
+        write.write_bytes(traces, b"".join(lines))
+    assert study.study(read.find(lab)).at_budget == before
+
+
 def test_single_seeds_are_tested_by_mcnemar(tmp_path: Path) -> None:
     one, other = drawn("a", 0.5), drawn("b", 0.6)
     experiment(tmp_path, "sft", one)
