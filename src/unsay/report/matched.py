@@ -9,7 +9,8 @@ An answer that ended within B tokens keeps the score it has. With several seeds 
 them. A vote takes the sampled answers of one question in the order of their seeds, as long as they end within B tokens
 together; the most frequent final answer wins, the earlier one of two equals, and one that cannot be read has no vote.
 Where not even the first one ends within B tokens, that one is cut. Budgets, cutting and counting follow Qin et al.
-2025 ("To Backtrack or Not to Backtrack", arXiv 2504.07052), who compare at a fixed budget.
+2025 ("To Backtrack or Not to Backtrack", arXiv 2504.07052), who compare at a fixed budget. Answers that were given
+their beginning (`decode: {plant: …}`) have no curve: what was given was not sampled.
 
     for curve in curves(read.find(lab)):
         print(curve.name, [(point.budget, point.value) for point in curve.points])
@@ -298,6 +299,9 @@ def _answers(entry: Entry) -> tuple[dict[str, Answer], dict[str, str]]:
         item = str(trace.key.doc_id)
         if item not in labels:
             continue
+        if trace.beginning is not None:
+            kind = "the right one" if trace.beginning.twin else "with a mistake"
+            raise StoreError(f"its answers were given their beginning ({kind}), which was not sampled")
         golds[item] = reads.compared(labels[item], "")[STRICT][1]
         answers[item] = Answer(len(trace.ids), partial(_final, trace, table, reads))
     if not answers:

@@ -371,7 +371,8 @@ def compared_in(same: SameItems) -> tuple[list[Difference], list[tuple[Entry, st
     missing = f"no {label(metric)} per item; `unsay compare` compares it by other metrics, where it has them per item"
     lacking = [run.entry for runs in same.groups for run in runs if not run.scores]
     left = [(entry, missing) for entry in (*same.without, *lacking)]
-    for group in _defined_alike(same):
+    for runs in alike(same):
+        group = with_seeds(runs)
         pairs = _pairs(group)
         found += _compare(pairs, metric)
         paired = {id(side) for pair in pairs for side in pair}
@@ -467,25 +468,25 @@ def same_items(entries: Iterable[Entry], metric: str = STRICT) -> SameItems:
             without.append(entry)
             continue
         scored = tuple(sorted((item, label) for item, (_, label) in run.items.items()))
-        alike = groups.setdefault((entry.record.dataset, beginning(entry.record), scored), [])
+        known = groups.setdefault((entry.record.dataset, beginning(entry.record), scored), [])
         # gold answers may agree where questions do not
-        group = next((each for each in alike if compare.why_not(Side((each[0],)), Side((run,))) is None), None)
+        group = next((each for each in known if compare.why_not(Side((each[0],)), Side((run,))) is None), None)
         if group is None:
-            alike.append([_only(run, metric, run)])
+            known.append([_only(run, metric, run)])
         else:
             group.append(_only(run, metric, group[0]))
-    return SameItems(metric, tuple(tuple(group) for alike in groups.values() for group in alike), tuple(without))
+    return SameItems(metric, tuple(tuple(group) for known in groups.values() for group in known), tuple(without))
 
 
-def _defined_alike(same: SameItems) -> list[list[Side]]:
-    """Split groups of the same items by how the metric is defined, and put the seeds of one experiment into a side."""
-    found = []
+def alike(same: SameItems) -> list[list[Run]]:
+    """Split groups of the same items by how the metric is defined: what is within one of these can be compared."""
+    found: list[list[Run]] = []
     for group in same.groups:
         by_definition: dict[str | None, list[Run]] = {}
         for run in group:
             if run.scores:
                 by_definition.setdefault(run.definition(same.metric), []).append(run)
-        found += [with_seeds(runs) for runs in by_definition.values()]
+        found += by_definition.values()
     return found
 
 

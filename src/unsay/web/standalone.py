@@ -21,7 +21,7 @@ from unsay.report.best import Standing
 from unsay.report.compare import Side
 from unsay.report.names import COLUMNS, STRICT, in_order, is_undo_measure, label
 from unsay.report.numbers import ALPHA
-from unsay.report.tables import Row
+from unsay.report.tables import Row, SameItems
 from unsay.store import read, write
 from unsay.store.read import Entry
 from unsay.web import pages, rendering
@@ -83,7 +83,7 @@ def document(output_dir: Path) -> Document:
         "headline": tables.headline(differences),
         "differences": [one.to_json() for one in differences],
         "uncompared": [{"name": entry.name, "reason": reason} for entry, reason in uncompared],
-        "matrices": matrices(entries),
+        "matrices": matrices(same),
         "undo": _undo(whole),
         "matched": _matched(entries),
         "tokens": _tokens(whole),
@@ -115,34 +115,13 @@ def _result(row: Row, standing: Standing | None = None) -> Document:
     }
 
 
-def matrices(entries: Iterable[Entry]) -> list[Document]:
-    """Compare every two experiments that were scored on the same items by strict exact match, each seed by itself.
+def matrices(same: SameItems) -> list[Document]:
+    """Compare every two experiments that were asked the same and scored alike, each seed by itself.
 
     One matrix per set of items; a cell is the experiment of its row minus that of its column, p adjusted (Holm) within
     the matrix. Of more than MOST_IN_MATRIX experiments the first ones are compared, and `left_out` counts the others.
     """
-    return [_matrix(group) for group in _same_items(entries) if len(group) > 1]
-
-
-def _same_items(entries: Iterable[Entry]) -> list[list[Side]]:
-    groups: list[list[Side]] = []
-    for entry in entries:
-        try:
-            side = Side((compare.load(entry),))
-        except StoreError:
-            continue  # unfinished, or without scores per item
-        run = side.runs[0]
-        if STRICT not in run.scores:
-            continue
-        for group in groups:
-            first = group[0].runs[0]
-            alike = (first.record.dataset, first.definition(STRICT)) == (run.record.dataset, run.definition(STRICT))
-            if alike and compare.why_not(group[0], side) is None:
-                group.append(side)
-                break
-        else:
-            groups.append([side])
-    return groups
+    return [_matrix([Side((run,)) for run in runs]) for runs in tables.alike(same) if len(runs) > 1]
 
 
 def _matrix(group: Sequence[Side]) -> Document:
@@ -184,9 +163,15 @@ def _undo(rows: Sequence[Row]) -> Document:
 
 
 def _tokens(rows: Sequence[Row]) -> Document:
-    """Return strict exact match and tokens sampled per answer of every experiment that has both, by dataset."""
+    """Return strict exact match and tokens sampled per answer of every experiment that has both, by dataset.
+
+    Experiments whose answers were given their beginning are left out: they were asked something else.
+    """
     found: Document = {}
     for row in rows:
+        record = row.entry.record
+        if record is not None and tables.beginning(record)[0] is not None:
+            continue
         exact, spent = row.metric(STRICT), row.metric(TOKENS)
         if exact is None or spent is None or exact.value is None or spent.value is None:
             continue

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.lab import TABLE, UNDO, Arm, make
-from unsay.records import Counts, Key, Trace
+from unsay.records import Beginning, Counts, Key, Trace
 from unsay.report import matched
 from unsay.report.matched import INVALID, Answer, area, single, spent, summarise, text_after, vote
 from unsay.store import layout, read, write
@@ -116,7 +116,9 @@ def test_text_after_so_many_tokens_is_what_survives_of_them() -> None:
 SFT = Arm("EXP-1", method="sft", config="lora/train")
 
 
-def lab(folder: Path, answers: dict[tuple[str, int], list[str]]) -> list[read.Entry]:
+def lab(
+    folder: Path, answers: dict[tuple[str, int], list[str]], beginning: Beginning | None = None
+) -> list[read.Entry]:
     """Make experiments (config, seed) that are sampled; each answer's pieces are its characters."""
     for (config, seed), texts in answers.items():
         arm = Arm(f"{config}-{seed}", method="vanilla", config=config, seed=seed, seeded=True, limit=None)
@@ -131,7 +133,7 @@ def lab(folder: Path, answers: dict[tuple[str, int], list[str]]) -> list[read.En
                 counts = Counts(len(text), len(text), 0, 0, 0, 0, (), (), None)
                 ids = tuple(map(ord, text))
                 trace = Trace(Key("gsm8k", item), "p", "e", 0, ids, tuple(text), ids, text, "stop", counts)
-                journal.append(trace.to_json())
+                journal.append(replace(trace, beginning=beginning).to_json())
     return read.find(folder)
 
 
@@ -175,3 +177,12 @@ def test_without_traces_or_patterns_the_reason_is_given(tmp_path: Path) -> None:
     write.write_json(place / layout.METRICS, values)
     (curve,) = matched.curves(read.find(tmp_path))
     assert "was not recorded" in (curve.reason or "")
+
+
+@pytest.mark.parametrize(("twin", "words"), [(False, "(with a mistake)"), (True, "(the right one)")])
+def test_what_an_answer_was_given_is_no_sampled_token(tmp_path: Path, twin: bool, words: str) -> None:
+    entries = lab(tmp_path, {("short", 1): ["#### 0"], ("short", 2): ["#### 1"]}, Beginning(3, 1, twin))
+    one, majority = matched.curves(entries)
+    assert one.points == majority.points == ()
+    assert one.reason == majority.reason
+    assert f"given their beginning {words}" in (one.reason or "")

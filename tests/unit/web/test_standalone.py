@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from tests.unit.lab import ARMS, Arm, change_record, make, make_lab
 from tests.unit.web.site import Page
 from tests.unit.web.test_hostile import ACTING, HOSTILE
 from unsay import cli
+from unsay.records import Beginning
 from unsay.report import compare, tables
-from unsay.store import archive, layout, read
+from unsay.store import archive, layout, read, write
 from unsay.web import standalone
 
 UNDO = "qwen3-4b/gsm8k/sft/lora/train_bt"
@@ -98,6 +100,35 @@ def test_experiments_on_other_items_are_not_in_one_matrix(tmp_path: Path) -> Non
         change_record(folder, dataset="other")
     found = standalone.document(lab)["matrices"]
     assert [matrix["names"] for matrix in found] == [["EXP-001", "EXP-002", "EXP-003", "EXP-004"], ["EXP-10", "EXP-11"]]
+
+
+def test_answers_that_were_given_their_beginning_are_compared_with_their_like_only(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path / "outputs", ARMS[:4])
+    for name, decode in {
+        "planted": {"plant": "arithmetic_slip"},
+        "planted-banned": {"plant": "arithmetic_slip", "undo": "ban"},
+        "twin": {"plant": "arithmetic_slip", "plant_twin": True},
+    }.items():
+        folder = make(lab, Arm(name, method="sft", config=f"lora/{name}", undo=True))
+        change_record(folder, spec={"settings": {"decode": decode}})
+        traces = list(read.traces(folder))
+        given = Beginning(1, 0, "plant_twin" in decode)
+        (folder / layout.TRACES).unlink()
+        with write.Journal(folder / layout.TRACES) as journal:
+            for each in traces:
+                journal.append(replace(each, beginning=given).to_json())
+    found = standalone.document(lab)
+    plain = ["EXP-001", "EXP-002", "EXP-003", "EXP-004"]
+    assert [matrix["names"] for matrix in found["matrices"]] == [plain, ["planted", "planted-banned"]]
+    alone = standalone.document(make_lab(tmp_path / "plain", ARMS[:4]))
+    assert found["matrices"][0]["cells"] == alone["matrices"][0]["cells"]  # the family of tests did not grow
+    (drawn,) = found["matched"].values()
+    assert [curve["label"] for curve in drawn["curves"]] == plain
+    assert [one["name"] for one in drawn["without"]] == ["planted", "planted-banned", "twin"]
+    kinds = ["with a mistake", "with a mistake", "the right one"]
+    reasons = [f"its answers were given their beginning ({kind}), which was not sampled" for kind in kinds]
+    assert [one["reason"] for one in drawn["without"]] == reasons
+    assert [name for name, *_ in found["tokens"]["gsm8k"]] == plain
 
 
 def test_more_than_a_matrix_can_show_are_left_out_and_counted(tmp_path: Path) -> None:
