@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -31,7 +30,7 @@ from pathlib import Path
 import psutil
 
 import unsay
-from unsay import config, runner
+from unsay import config, cores, runner
 from unsay.datasets import wordproblems
 from unsay.placement import Placement, choose
 from unsay.store import read
@@ -41,7 +40,7 @@ ROUNDS = 3
 ITEMS, JOBS = 10_000, 200
 DEMO = Path(unsay.__file__).parent / "assets" / "demo.yaml"
 # One at a time on every executor, as inline does it: a task that takes all processors.
-ALONE = {"ray": (f"num_cpus={os.cpu_count()}",)}
+ALONE = {"ray": (f"num_cpus={cores.usable()}",)}
 
 
 @dataclass(frozen=True)

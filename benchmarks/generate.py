@@ -48,12 +48,12 @@ from unsay.undo import EMPTY, Action, UndoTable
 SHAPES = {"tiny": (32, 64, 2, 4, 2), "11m": (256, 768, 10, 8, 4), "100m": (640, 1920, 16, 20, 10)}
 """Hidden size, intermediate size, layers, heads, key/value heads; heads have 64 dimensions."""
 VOCABULARY = 4096
-CLOCK = time.process_time if os.environ.get("UNSAY_CPU_TIME") else time.perf_counter
 BATCHES = (8, 16, 32, 64)
 STOPS = ("Question:", "</s>", "\n\nQ: ")
 
 Answers = dict[tuple[int, ...], list[int]]
 """What was written, by the prompt's ids."""
+Clock = Callable[[], float]
 Side = Callable[[], tuple[float, Answers]]
 """Generates all answers; gives the seconds that took, and the answers."""
 
@@ -70,14 +70,18 @@ def main() -> None:
     parser.add_argument("--no-default", action="store_true", help="leave lm-eval's default batch size of 1 out")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM, to run against it too")
     parser.add_argument("--rewind", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of this process's processor, not of the clock")
     options = parser.parse_args()
+    if options.cpu_time and (options.shards or options.vllm):
+        parser.error("--cpu-time knows this process only: leave it out where others answer (--shards, --vllm)")
+    clock = time.process_time if options.cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(Path(folder), *SHAPES[options.shape])
         if options.rewind:
-            rewind(checkpoint, options.documents, options.rounds, options.slots)
+            rewind(checkpoint, options.documents, options.rounds, options.slots, clock)
             return
         for setting in options.settings:
-            against_lm_eval(checkpoint, setting, options)
+            against_lm_eval(checkpoint, setting, options, clock)
 
 
 def write_checkpoint(folder: Path, hidden: int, inner: int, layers: int, heads: int, shared: int) -> Path:
@@ -182,7 +186,7 @@ class Peer(HFLM):  # type: ignore[misc]
         return written
 
 
-def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace) -> None:
+def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace, clock: Clock) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     asked = documents(setting, options.documents, tokenizer)
@@ -195,14 +199,14 @@ def against_lm_eval(checkpoint: Path, setting: str, options: argparse.Namespace)
         lm.lengths, lm.answers = lengths, {}
         arguments = {"until": list(STOPS), "max_gen_toks": most, "do_sample": False}
         requests = [Instance("generate_until", {}, (document.text, arguments), at) for at, document in enumerate(asked)]
-        begun = CLOCK()
+        begun = clock()
         lm.generate_until(requests, disable_tqdm=True)
-        return CLOCK() - begun, lm.answers
+        return clock() - begun, lm.answers
 
     def ours(served: Any = None) -> tuple[float, Answers]:
-        begun = CLOCK()
+        begun = clock()
         answers = answer(model, tokenizer, list(lengths.items()), options.slots, served)
-        return CLOCK() - begun, answers
+        return clock() - begun, answers
 
     warm_up(model, tokenizer, ids[:2])
     prompts = statistics.mean(map(len, ids))
@@ -236,6 +240,7 @@ def in_parts(
                 target=answer_part, args=(theirs, checkpoint, mine, options.slots, cores.share(options.shards))
             )
             process.start()
+            theirs.close()
             held.callback(process.join)
             held.callback(pipe.close)
             pipes.append(pipe)
@@ -243,13 +248,13 @@ def in_parts(
             pipe.recv()
 
         def side() -> tuple[float, Answers]:
-            begun = CLOCK()
+            begun = time.perf_counter()
             for pipe in pipes:
                 pipe.send(None)
             answers: Answers = {}
             for pipe in pipes:
                 answers |= pipe.recv()
-            return CLOCK() - begun, answers
+            return time.perf_counter() - begun, answers
 
         yield side
 
@@ -326,7 +331,7 @@ def serving(checkpoint: Path, python: Path, most: int) -> Iterator[Any]:
 # -- what taking back costs -------------------------------------------------------------------------------------------
 
 
-def rewind(checkpoint: Path, count: int, rounds: int, slots: int | None) -> None:
+def rewind(checkpoint: Path, count: int, rounds: int, slots: int | None, clock: Clock) -> None:
     """Answers that rewind, and answers of the same model without undo, per token that went through the model."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
@@ -337,9 +342,9 @@ def rewind(checkpoint: Path, count: int, rounds: int, slots: int | None) -> None
         """Seconds, tokens fed to the model after the prompts, rewinds."""
         requests = [engine.Request(Key("t", at), prompt) for at, prompt in enumerate(prompts)]
         chosen = engine.Options(decode, table, frozenset(), tokenizer.decode, slots=slots)
-        begun = CLOCK()
+        begun = clock()
         done = [answer.resolution.counts for answer in engine.generate(model, requests, chosen)]
-        seconds = CLOCK() - begun
+        seconds = clock() - begun
         rewinds = sum(counts.episodes for counts in done)
         return seconds, sum(counts.sampled for counts in done) + rewinds, rewinds
 

@@ -26,8 +26,8 @@ Report = Callable[[Event], None]
 class Job:
     """One experiment to carry out.
 
-    `device`, `dtype`, `batch_size`, `shards` and `processes` are recorded but are not part of its identity; nor is
-    `evaluated`.
+    `device`, `dtype`, `batch_size`, `shards`, `threads` and `processes` are recorded but are not part of its identity;
+    nor is `evaluated`.
     """
 
     experiment: Experiment
@@ -44,6 +44,8 @@ class Job:
     """Parts to generate answers in; who helps with them is the executor's affair."""
     takes_part: bool = True
     """Whether the process that made the parts answers them, too, and not only its helpers."""
+    threads: int | None = None
+    """Threads that each of those who answer parts computes with; None: as many as its libraries choose."""
     processes: Mapping[str, Any] | None = None
     """An accelerate config (`unsay.accelerate_file`) to train with several processes; None: one trains."""
     evaluated: tuple[Dataset, ...] = ()
@@ -113,6 +115,7 @@ class Job:
             "check_batch": self.check_batch,
             "shards": self.shards,
             "takes_part": self.takes_part,
+            "threads": self.threads,
             "processes": None if self.processes is None else dict(self.processes),
             "evaluated": [dataclasses.asdict(dataset) for dataset in self.evaluated],
             "rehearsal": self.rehearsal,

@@ -136,7 +136,7 @@ class _Helped:
         self._helpers: Helpers | None = None
         self.job = job
         if executor is not None:
-            self.job = replace(job, shards=executor.shards, takes_part=executor.takes_part)
+            self.job = executor.divided(job)
 
     def __enter__(self) -> _Helped:
         return self

@@ -30,7 +30,8 @@ def free_memory(device: torch.device) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory ran out, on a GPU or elsewhere."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in said)
 
 
 def release(device: torch.device) -> None:

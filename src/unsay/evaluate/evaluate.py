@@ -25,7 +25,7 @@ from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_
 from unsay.evaluate.planted import Begun, Plant
 from unsay.evaluate.serving import engine_of
 from unsay.evaluate.setup import Opened
-from unsay.evaluate.shards import Hand, Part, Shards, order_of, surroundings, trace_of
+from unsay.evaluate.shards import Hand, Part, Shards, computing_with, order_of, surroundings, trace_of
 from unsay.evaluate.task_scores import FILTERS, ExactMatchReading
 from unsay.job import Event, Job, Report, Result
 from unsay.metrics.exact_match import STRICT
@@ -63,6 +63,8 @@ class Evaluation:
     shards: int = 1
     """Parts that the answers are generated in, by helpers where an executor gives some."""
     takes_part: bool = True
+    threads: int | None = None
+    """What each of them computes with; None: as its libraries choose."""
 
 
 def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Result:
@@ -82,6 +84,7 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
         check_batch=job.check_batch,
         shards=job.shards,
         takes_part=job.takes_part,
+        threads=job.threads,
     )
     result = evaluate(
         evaluation,
@@ -111,8 +114,9 @@ def evaluate(evaluation: Evaluation, progress: Progress, report: Report = _to_no
     config = task_config(evaluation.source, evaluation.prompting, evaluation.decode)
     reading = task_scores.read_exact_match(config, own=evaluation.source.task is None)
     answers = Answers(evaluation, _exact_match(reading, config), progress, report)
-    results = _run_lm_eval(evaluation, config, answers)
-    checked = answers.check_batch() if evaluation.check_batch else None
+    with computing_with(evaluation.threads):
+        results = _run_lm_eval(evaluation, config, answers)
+        checked = answers.check_batch() if evaluation.check_batch else None
     task = str(config["task"])
     lines = results["samples"][task]
     total = int(results["n-samples"][task]["original"])
@@ -345,7 +349,7 @@ class Answers:
 
         with (
             write.Journal(evaluation.folder / layout.TRACES) as journal,
-            Hand(opened, self._options(), surroundings=self._surroundings(), shards=evaluation.shards) as hand,
+            Hand(opened, self._options(), surroundings=self._surroundings()) as hand,
         ):
             for part in self._shards.answered(parts, hand if evaluation.takes_part else None, self._report, tell):
                 self._take_in(part, journal, done)

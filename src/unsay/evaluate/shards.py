@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -206,27 +206,16 @@ class Part:
 
 
 class Hand:
-    """Answers parts, one after the other, with weights that are loaded once.
+    """Answers parts, one after the other, with weights that are loaded once."""
 
-    It computes with this process's share of the threads where `shards` processes of the machine do.
-    """
-
-    def __init__(
-        self, opened: Opened, options: engine.Options, *, surroundings: dict[str, Any], shards: int = 1
-    ) -> None:
+    def __init__(self, opened: Opened, options: engine.Options, *, surroundings: dict[str, Any]) -> None:
         self._opened = opened
         self._options = options
         self._surroundings = surroundings
-        self._shards = shards
         self._held = ExitStack()
         self.generator: engine.Engine | ServerEngine | None = None
 
     def __enter__(self) -> Hand:
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, threads // self._shards))
-        self._held.callback(torch.set_num_threads, threads)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -253,6 +242,19 @@ class Hand:
                     done[trace.key] = trace
                     tell(trace)
             engines.begin(first, self.generator.facts)
+
+
+@contextmanager
+def computing_with(threads: int | None) -> Iterator[None]:
+    """Let this process compute with so many threads meanwhile, as those do that help it; None: as it does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Shards:

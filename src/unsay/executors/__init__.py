@@ -85,13 +85,11 @@ class Helpers(Protocol):
 
 @runtime_checkable
 class Helping(Executor, Protocol):
-    """An executor that gives helpers: `shards` parts, one of them for whoever makes them where it `takes_part`."""
+    """An executor that gives helpers, who answer the parts of a job together with, or for, whoever makes them."""
 
-    @property
-    def takes_part(self) -> bool: ...
-
-    @property
-    def shards(self) -> int: ...
+    def divided(self, job: Job) -> Job:
+        """Return a job as it is given to whoever makes the parts."""
+        ...
 
     def helpers(self, job: Job, folder: Path, count: int) -> Helpers:
         """Start so many processes that answer the parts below a folder, with what such a job gets."""

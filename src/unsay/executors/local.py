@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from unsay import cores
 from unsay.errors import ConfigError
@@ -21,8 +20,6 @@ class Local:
     `shards`: processes that generate an evaluation's answers together, each a part of them and with its share of the
     experiment's cores.
     """
-
-    takes_part: ClassVar[bool] = True
 
     at_once: int = 1
     shards: int = 1
@@ -43,8 +40,10 @@ class Local:
 
     def submit(self, job: Job, report: Report) -> _Running:
         threads = cores.share(self.at_once) if self.at_once > 1 else None
-        worker = WorkerProcess.start(replace(job, shards=self.shards), threads=threads)
-        return _Running(worker, report, self._threads_of_a_part())
+        return _Running(WorkerProcess.start(self.divided(job), threads=threads), report, self._threads_of_a_part())
+
+    def divided(self, job: Job) -> Job:
+        return replace(job, shards=self.shards, threads=self._threads_of_a_part() if self.shards > 1 else None)
 
     def helpers(self, job: Job, folder: Path, count: int) -> HelperProcesses:
         return HelperProcesses(folder, count, threads=self._threads_of_a_part())

@@ -46,8 +46,6 @@ class Ray:
     """Where the cluster is, and what each task asks for."""
 
     at_once: ClassVar[int | None] = None
-    takes_part: ClassVar[bool] = False
-
     address: str = LOCAL
     """local: a cluster of this machine, for this run; auto: the one this machine belongs to; host:port of a head."""
     num_cpus: float = 1
@@ -114,6 +112,9 @@ class Ray:
             self,
             self._options([job]),
         )
+
+    def divided(self, job: Job) -> Job:
+        return replace(job, shards=self.shards, takes_part=False)
 
     def helpers(self, job: Job, folder: Path, count: int) -> Helpers:
         if self.results == "store":

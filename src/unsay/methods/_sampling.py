@@ -27,7 +27,7 @@ from unsay.errors import ConfigError, DataError
 from unsay.evaluate.lm_eval_tasks import question_prompts
 from unsay.evaluate.serving import engine_of
 from unsay.evaluate.setup import Opened
-from unsay.evaluate.shards import Hand, Part, Shards, order_of, surroundings
+from unsay.evaluate.shards import Hand, Part, Shards, computing_with, order_of, surroundings
 from unsay.job import Job, Report
 from unsay.records import SCHEMA, Example, Key, Trace
 from unsay.settings import Decode
@@ -169,7 +169,7 @@ def _answer(
             parts = [*taken, *shards.split(order, job.shards)]
             seen = set(asked) - {each.key for each in requests}
             around = surroundings(answering, job.batch_size)
-            with Hand(answering, options, surroundings=around, shards=job.shards) as hand:
+            with computing_with(job.threads), Hand(answering, options, surroundings=around) as hand:
 
                 def look(trace: Trace) -> None:
                     seen.add(trace.key)

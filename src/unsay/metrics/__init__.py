@@ -35,11 +35,15 @@ Items = dict[str, list[float | None]]
 """Per metric name, one score per sample in the samples' order; None where there is none."""
 Range = tuple[float, float | None]
 """Lowest and highest possible value; None: no upper end."""
+Parts = Mapping[str, str | float]
+"""What a score was made of: words to what they name."""
 ItemColumn = Sequence[float | None] | NDArray[np.float64]
 """Scores of items, with None or NaN where there is none."""
 
 PERCENT: Range = (0.0, 100.0)
 NO_SAMPLES = "no samples"
+LONGEST_EXPLAINED = 200_000
+"""Characters of an answer and its reference: scores of longer ones are not taken apart again."""
 ROUNDING = 1e-10
 """No score differs by as little: the standard error of 20 million items of which one is wrong is 5e-6."""
 
@@ -73,6 +77,10 @@ class Metric(Protocol):
         """Score each sample."""
         return item_scores(self.measure(samples))
 
+    def explain(self, sample: Sample) -> Mapping[str, Parts]:
+        """Say what the scores of a sample were made of, per name. Optional: the values to look at, in few words."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -95,6 +103,28 @@ def score(samples: Sequence[Sample], metrics: Sequence[Metric] | None = None) ->
         items.update(item_scores(measured))
         values.update(metric.summarise(measured))
     return Scores(items, values)
+
+
+def explain(
+    sample: Sample, scores: Mapping[str, float], definitions: Mapping[str, str], metrics: Sequence[Metric]
+) -> dict[str, Parts]:
+    """Say what the recorded scores of a sample were made of, per name, as far as it is known.
+
+    A metric is asked only about scores of its own definition that it gives again: what it says is true of them.
+    """
+    if len(sample.predict) + len(sample.label) > LONGEST_EXPLAINED:
+        return {}
+    found: dict[str, Parts] = {}
+    for metric in metrics:
+        if not any(name in scores for name in metric.names):
+            continue
+        parts = metric.explain(sample)
+        again = metric.items([sample]) if parts else {}
+        for name in parts.keys() & scores.keys():
+            score, is_its = again[name][0], metric.definition[name] == definitions.get(name)
+            if is_its and score is not None and math.isclose(score, scores[name], rel_tol=1e-6, abs_tol=1e-6):
+                found[name] = parts[name]
+    return found
 
 
 def item_scores(measured: Measured) -> Items:

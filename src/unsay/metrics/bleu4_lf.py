@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from unsay.metrics import PERCENT, Measured, Metric, Range, averaged, numpy_mean
+from unsay.metrics import PERCENT, Measured, Metric, Parts, Range, averaged, numpy_mean
 from unsay.ngrams import Pair, batches, clipped_matches
 from unsay.records import MetricValue, Sample
 
@@ -41,6 +41,17 @@ class Bleu4LF(Metric):
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         return {NAME: numpy_mean(measured[NAME], averaged(measured[NAME], self.definition[NAME]))}
 
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        hypothesis, reference = len(sample.predict), len(sample.label)
+        (matches,) = clipped_matches([(sample.predict, sample.label)]).tolist()
+        parts: dict[str, str | float] = {
+            f"runs of {order} characters" if order > 1 else "characters": f"{count} of {max(1, hypothesis - order + 1)}"
+            for order, count in enumerate(matches, 1)
+        }
+        if hypothesis:
+            parts["brevity penalty"] = round(_penalty(hypothesis, reference), 4)
+        return {NAME: parts | {"answer and reference": f"{hypothesis} and {reference} characters"}}
+
 
 def sentence_bleu(pairs: Sequence[Pair]) -> list[float]:
     """Score (hypothesis, reference) pairs, 0-100, rounded to 4 digits."""
@@ -63,5 +74,9 @@ def _bleu(matches: Sequence[int], hypothesis: int, reference: int) -> float:
             logs.append(0.25 * math.log(1 / (2**halvings * total)))
         else:
             logs.append(0.25 * math.log(count / total))
-    penalty = 1.0 if hypothesis > reference else math.exp(1 - reference / hypothesis)
-    return penalty * math.exp(math.fsum(logs))
+    return _penalty(hypothesis, reference) * math.exp(math.fsum(logs))
+
+
+def _penalty(hypothesis: int, reference: int) -> float:
+    """nltk's brevity penalty of a hypothesis that is not empty."""
+    return 1.0 if hypothesis > reference else math.exp(1 - reference / hypothesis)

@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unsay.metrics import PERCENT, Measured, Metric, Range, missing, share
+from unsay.metrics import PERCENT, Measured, Metric, Parts, Range, missing, share
 from unsay.records import MetricValue, Sample
 
 INVALID = "[invalid]"
@@ -75,6 +75,10 @@ class ExactMatch(Metric):
             else:
                 values[name] = share(measured[name], definition)
         return values
+
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        compared = self.compared(sample.label, sample.predict)
+        return {name: {"found": found, "expected": gold} for name, (found, gold) in compared.items()}
 
     def compared(self, label: str, predict: str) -> dict[str, tuple[str, str]]:
         """Return what is compared of one item, per name: the answer found in the prediction, and the gold one."""

@@ -29,7 +29,7 @@ from typing import ClassVar
 import numpy as np
 
 from unsay import stats
-from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Range, from_estimate, missing, share
+from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Parts, Range, from_estimate, missing, share
 from unsay.records import MetricValue, Sample, Written
 
 REEMISSION, LOOPS = "reemission", "loops"
@@ -59,6 +59,15 @@ class Loops(Metric):
                 again[at] = 100.0 * same, episodes
                 loops[at] = 100.0 * (visits >= THIRD or sample.finish_reason == "max_visits")
         return {REEMISSION: again, LOOPS: loops}
+
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        if sample.written is None:
+            return {}
+        same, episodes, visits = walk(sample.written)
+        return {
+            REEMISSION: {"runs of undos behind which the same was written": same, "of runs": episodes},
+            LOOPS: {"most returns to one beginning": visits},
+        }
 
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         again, loops = measured[REEMISSION], measured[LOOPS]

@@ -28,7 +28,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Range, averaged, missing, share
+from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Parts, Range, averaged, missing, share
 from unsay.records import MetricValue, Sample, Written
 
 DETECTION, EXACT, OVER, UNDER = "planted_detection", "planted_exact", "planted_over", "planted_under"
@@ -87,6 +87,18 @@ class Planted(Metric):
             columns[OVER][at] = 100.0 * (height is not None and height < place)
             columns[UNDER][at] = 100.0 * (height is not None and height > place)
         return columns
+
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        written = sample.written
+        if written is None or written.beginning is None:
+            return {}
+        beginning, height = written.beginning, reaction(written, self.window)
+        parts: Parts = {
+            "tokens given": beginning.given,
+            "right up to token": beginning.given if beginning.twin else beginning.place,
+            "taken back": "nothing" if height is None else f"down to token {height}",
+        }
+        return dict.fromkeys((*_REACTIONS, FALSE_UNDO), parts)
 
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         values = {}

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from rapidfuzz.distance import LCSseq
 
-from unsay.metrics import PERCENT, Measured, Metric, Range, averaged
+from unsay.metrics import PERCENT, Measured, Metric, Parts, Range, averaged
 from unsay.records import MetricValue, Sample
 
 NAME = "rouge_l"
@@ -40,14 +40,26 @@ class RougeL(Metric):
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         return {NAME: averaged(measured[NAME], self.definition[NAME])}
 
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        hypothesis, reference, common = _counts(sample.predict, sample.label)
+        parts: Parts = {
+            "words in common, in order": common,
+            "of the answer's": hypothesis,
+            "of the reference's": reference,
+        }
+        return {NAME: parts}
+
 
 def rouge_l(predict: str, label: str) -> float:
     """Score one pair, 0-100; 0 where either side has no word."""
-    hypothesis, reference = WORD.findall(predict.lower()), WORD.findall(label.lower())
-    if not hypothesis or not reference:
-        return 0.0
-    common = LCSseq.similarity(hypothesis, reference)
+    hypothesis, reference, common = _counts(predict, label)
     if common == 0:
         return 0.0
-    precision, recall = common / len(hypothesis), common / len(reference)
+    precision, recall = common / hypothesis, common / reference
     return 2 * precision * recall / (precision + recall) * 100
+
+
+def _counts(predict: str, label: str) -> tuple[int, int, int]:
+    """Count the words of both sides, and of their longest common subsequence."""
+    hypothesis, reference = WORD.findall(predict.lower()), WORD.findall(label.lower())
+    return len(hypothesis), len(reference), int(LCSseq.similarity(hypothesis, reference))

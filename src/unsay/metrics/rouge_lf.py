@@ -17,7 +17,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 
-from unsay.metrics import PERCENT, Measured, Metric, Range, averaged, numpy_mean
+from unsay.metrics import PERCENT, Measured, Metric, Parts, Range, averaged, numpy_mean
 from unsay.ngrams import LONGEST_NUMBERED, MOST_WORDS, Pair, Remembered, Words, batches, different
 from unsay.records import MetricValue, Sample
 
 NAMES = ("rouge_1_lf", "rouge_2_lf", "rouge_l_lf")
+COUNTED = ("different words in both", "different pairs of words in both", "words in common, in order")
 
 PIECES = re.compile(r"([\u4E00-\u9FD5a-zA-Z0-9+#&\._%\-]+)")
 """jieba cuts each match by itself, and the characters between matches one by one: so a piece can be remembered."""
@@ -37,6 +38,8 @@ PLAIN = re.compile(r"(?!.*(?:[cC]\+\+|[cC]#|AT&T))[a-zA-Z0-9+#&._%\-]+")
 """A piece in which jieba's dictionary knows no word: it has five without a Chinese character."""
 PLAIN_TOKENS = re.compile(r"([a-zA-Z0-9]+(?:\.[0-9]+)?%?)")
 """How jieba cuts such a piece: each match is a token, and so is what stands between two."""
+BETWEEN = re.compile(r"[\t\n !\"$'()*,/:;<=>?@\[\\\]^`{|}~]+")
+"""Plain characters that are in no piece: jieba cuts them one by one."""
 SENTENCE_END = re.compile(r"[。！？?]")
 SIX_DOTS = "......"
 BLANK_LINE = re.compile(r"[\n。！？?][^\S\n]*\n")
@@ -68,6 +71,13 @@ class RougeLF(Metric):
 
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         return {name: numpy_mean(measured[name], averaged(measured[name], self.definition[name])) for name in NAMES}
+
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        counts = _counts([(sample.predict, sample.label)])[0].tolist()
+        return {
+            name: {words: common, "of the answer's": hypothesis, "of the reference's": reference}
+            for name, words, (hypothesis, reference, common) in zip(NAMES, COUNTED, counts, strict=True)
+        }
 
 
 def rouge(pairs: Sequence[Pair]) -> NDArray[np.float64]:
@@ -142,24 +152,28 @@ def _plain_counts(hypothesis: list[str], reference: list[str]) -> NDArray[np.int
 
 
 class _Dictionary:
-    """jieba's cuts, each made once.
-
-    Loads the dictionary (about a second). The tokenizer is our own: words that somebody adds to jieba's shared one do
-    not change a score.
-    """
+    """jieba's cuts, each made once."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """Load the dictionary (about a second), for text that needs it.
+
+        The tokenizer is our own: words that somebody adds to jieba's shared one do not change a score.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # jieba's sources have invalid escapes, reported when first compiled
             jieba: Any = importlib.import_module("jieba")
         level = jieba.default_logger.level
         jieba.default_logger.setLevel(logging.WARNING)  # it reports loading on standard error
         try:
-            self._tokenizer = jieba.Tokenizer()
-            self._tokenizer.initialize()
+            tokenizer = jieba.Tokenizer()
+            tokenizer.initialize()
         finally:
             jieba.default_logger.setLevel(level)
-        self.forget()
+        return tokenizer
 
     def forget(self) -> None:
         """Start numbering again: numbers given out before mean nothing from here on."""
@@ -190,6 +204,8 @@ class _Dictionary:
     def _cut(self, piece: str) -> list[str]:
         if PLAIN.fullmatch(piece):
             return [token for token in PLAIN_TOKENS.split(piece) if token]
+        if BETWEEN.fullmatch(piece):
+            return list(piece)
         return list(self._tokenizer.cut(piece))
 
 

@@ -33,7 +33,7 @@ from typing import ClassVar
 import numpy as np
 
 from unsay import stats
-from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Range, from_estimate, missing
+from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Parts, Range, from_estimate, missing
 from unsay.records import MetricValue, Sample, Written
 
 PRECISION, RECALL, FALSE_UNDO, ERRORS = "step_precision", "step_recall", "step_false_undo", "step_errors"
@@ -83,6 +83,19 @@ class Steps(Metric):
             ERRORS: (wrong_r + wrong_k, counts.sum(axis=1)),
         }
         return {name: np.stack([100.0 * above, below], axis=1) for name, (above, below) in parts.items()}
+
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        if sample.written is None:
+            return {}
+        wrong_r, right_r, wrong_k, right_k = count(sample.written)
+        taken, kept = "wrong, taken back", "wrong, kept"
+        right_taken, right_kept = "right, taken back", "right, kept"
+        return {
+            PRECISION: {taken: wrong_r, right_taken: right_r},
+            RECALL: {taken: wrong_r, kept: wrong_k},
+            FALSE_UNDO: {right_taken: right_r, right_kept: right_k},
+            ERRORS: {taken: wrong_r, kept: wrong_k, right_taken: right_r, right_kept: right_k},
+        }
 
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         return {name: _value(measured[name], name, self.definition[name]) for name in self.names}

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsay import stats
-from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Range, from_estimate, missing, share
+from unsay.metrics import NO_SAMPLES, PERCENT, Measured, Metric, Parts, Range, from_estimate, missing, share
 from unsay.records import BUDGET_REASONS, Counts, MetricValue, Sample
 
 Part = tuple[float, float]
@@ -106,6 +106,20 @@ class Undo(Metric):
 
     def summarise(self, measured: Measured) -> dict[str, MetricValue]:
         return {name: self._value(name, measured[name]) for name in MEASURES}
+
+    def explain(self, sample: Sample) -> dict[str, Parts]:
+        found: dict[str, Parts] = {}
+        if sample.finish_reason is not None:
+            found["truncated"] = {"ended by": sample.finish_reason}
+        if (counts := sample.counts) is not None:
+            undos, sampled = _undo_tokens(counts), counts.sampled
+            found["undo_rate_token"] = {"undo tokens": undos, "of sampled tokens": sampled}
+            found["waste"] = {"taken back": counts.popped, "undo tokens": undos, "of sampled tokens": sampled}
+            found["undo_answers"] = {"effective undos": counts.undos}
+            if counts.episodes:
+                found["undo_run_length"] = {"undos in each run": ", ".join(map(str, counts.run_lengths))}
+                found["undo_depth"] = {"surviving tokens after each run": ", ".join(map(str, counts.depths))}
+        return found
 
     def _value(self, name: str, parts: NDArray[np.float64]) -> MetricValue:
         definition, limits = self.definition[name], MEASURES[name].range

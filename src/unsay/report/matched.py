@@ -21,6 +21,7 @@ Everything is read from the stored traces; nothing is generated, and torch is ne
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -309,13 +310,23 @@ def _answers(entry: Entry) -> tuple[dict[str, Answer], dict[str, str]]:
     return answers, golds
 
 
+def recorded(options: Any) -> ExactMatch | None:
+    """Return the exact match that an experiment recorded; None where it recorded none that can be used."""
+    if not isinstance(options, dict):
+        return None
+    try:
+        made = ExactMatch(**options | {"ignored": tuple(options.get("ignored", ()))})
+        for pattern in (made.strict, made.flexible, made.gold, *made.ignored):
+            re.compile(pattern or "")
+    except (TypeError, re.error):
+        return None
+    return made
+
+
 def _exact_match(options: Any, entry: Entry) -> ExactMatch | None:
     """Return the exact match of an experiment; that of gsm8k where its definition says so."""
     if isinstance(options, dict) and options.get("strict") is not None:
-        try:
-            return ExactMatch(**options | {"ignored": tuple(options.get("ignored", ()))})
-        except TypeError:
-            return None
+        return recorded(options)
     value = read.metrics(entry.folder).get(STRICT)
     is_plain = value is not None and value.definition == ExactMatch().definition[STRICT]
     return ExactMatch() if is_plain else None

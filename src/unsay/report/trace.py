@@ -36,9 +36,9 @@ def tokens(trace: Trace, table: UndoTable | None) -> list[Token]:
 
 def taken_at(trace: Trace, table: UndoTable | None) -> dict[int, int]:
     """Return the index of every token that was taken back with that of the undo that took it; {} without a table."""
-    if table is None or any(table.is_control(id) for id in _ends(trace)):
+    if table is None or any(table.is_control(id) for id in ends(trace)):
         return {}
-    return {popped: step.index for step in replay(trace.ids, table, _ends(trace)) for popped in step.popped}
+    return {popped: step.index for step in replay(trace.ids, table, ends(trace)) for popped in step.popped}
 
 
 def table_of(facts: Mapping[str, Any]) -> UndoTable | None:
@@ -52,17 +52,18 @@ def table_of(facts: Mapping[str, Any]) -> UndoTable | None:
         return None
 
 
-def _ends(trace: Trace) -> frozenset[int]:
+def ends(trace: Trace) -> frozenset[int]:
+    """Return the end token of a trace, as far as it was written."""
     ended = trace.finish_reason == "eos" and bool(trace.ids)
     return frozenset(trace.ids[-1:]) if ended else frozenset()
 
 
 def _replayed(trace: Trace, table: UndoTable) -> list[TokenKind] | None:
-    ends = _ends(trace)
-    if any(table.is_control(id) for id in ends):
+    last = ends(trace)
+    if any(table.is_control(id) for id in last):
         return None
     kinds: list[TokenKind] = ["dropped"] * len(trace.ids)
-    for step in replay(trace.ids, table, ends):
+    for step in replay(trace.ids, table, last):
         kinds[step.index] = "kept" if step.kind == "emit" else step.kind
         for popped in step.popped:
             kinds[popped] = "taken back"

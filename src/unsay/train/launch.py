@@ -54,7 +54,7 @@ def _run_once(
     command: list[str], config: Path, count: int, progress: Callable[[Event], None]
 ) -> Mapping[str, Any] | None:
     """Return the memory to begin again with; None when all is done."""
-    threads = os.environ.get(cores.OMP_NUM_THREADS) or str(cores.share(count))
+    threads = str(cores.share(count))
     launcher = subprocess.Popen(
         [sys.executable, "-m", "unsay.train.launch", str(config), *command],
         stdin=subprocess.PIPE,

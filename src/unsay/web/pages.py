@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,15 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from unsay.metrics import explain, load_all
 from unsay.metrics.exact_match import ExactMatch
-from unsay.records import Trace
+from unsay.records import Sample, Trace
 from unsay.redaction import redact, redacted
 from unsay.report import costs, matched, prompt, sheets, tables
 from unsay.report.names import COLUMNS, in_order, is_undo_measure, label
-from unsay.report.trace import table_of, taken_at, tokens
+from unsay.report.trace import ends, table_of, taken_at, tokens
 from unsay.store import layout, read
 from unsay.store.index import Filter, Summary
 from unsay.store.read import Entry
+from unsay.undo import written
 from unsay.web.looking import Looking, NotThereError, Seen
 
 ROWS = 100
@@ -35,6 +38,8 @@ LOG_BYTES = 64_000
 FACETS = ("model", "dataset", "method", "config", "status")
 SORTABLE = ("id", *FACETS, "changed", *COLUMNS)
 OUTCOMES = ("right", "wrong", "unscored")
+_SCORING = threading.Lock()
+"""Metrics keep what they have cut before, and are made for one thread."""
 
 Document = dict[str, Any]
 
@@ -303,7 +308,7 @@ def sample(looking: Looking, entry: Entry, item: str, repeat: int, query: Sample
         "prompt_cut": asked.cut if asked is not None else None,
         "tokens": _tokens(entry, trace) if trace is not None else None,
         "counts": trace.counts.to_json() if trace is not None else None,
-        "metrics": _why(entry, seen),
+        "metrics": _why(entry, seen, trace),
         "filter": {"search": query.search, "outcome": query.outcome, "undone": query.undone, "cut": query.cut},
         "before": None if before is None else {"item": before.sample.item, "repeat": before.repeat},
         "after": None if after is None else {"item": after.sample.item, "repeat": after.repeat},
@@ -324,20 +329,34 @@ def _tokens(entry: Entry, trace: Trace) -> list[Document]:
     return [asdict(token) | {"taken_at": taken.get(token.index)} for token in tokens(trace, table)]
 
 
-def _why(entry: Entry, seen: Seen) -> list[Document]:
-    """Return each score with its definition and, for exact match by gsm8k's patterns, what was compared."""
-    values = read.metrics(entry.folder)
-    compared = ExactMatch().compared(seen.sample.label or "", seen.sample.predict)
-    found = []
-    for name in in_order(seen.sample.scores):
-        definition = values[name].definition if name in values else None
-        line: Document = {"name": name, "label": label(name), "score": seen.sample.scores[name]}
-        line["definition"] = definition
-        # With other patterns they follow these words.
-        if definition is not None and definition.endswith(("strict-match", "flexible-extract")) and name in compared:
-            line["found"], line["expected"] = compared[name]
-        found.append(line)
-    return found
+def _why(entry: Entry, seen: Seen, trace: Trace | None) -> list[Document]:
+    """Return each score with its definition and, as far as its metric can say it, what it was made of."""
+    scores = dict(seen.sample.scores)
+    definitions = {name: value.definition for name, value in read.metrics(entry.folder).items()}
+    facts = entry.record.facts if entry.record is not None else {}
+    table = table_of(facts)
+    asked = Sample(
+        seen.sample.item,
+        seen.question,
+        seen.sample.label or "",
+        seen.sample.predict,
+        seen.sample.finish_reason,
+        seen.sample.counts,
+        None if trace is None or table is None else written(trace, table, ends(trace)),
+    )
+    own = matched.recorded(facts.get(matched.FACT)) or ExactMatch()
+    with _SCORING:
+        made_of = explain(asked, scores, definitions, load_all({"exact_match": asdict(own)}))
+    return [
+        {
+            "name": name,
+            "label": label(name),
+            "score": scores[name],
+            "definition": definitions.get(name),
+            "made_of": dict(made_of.get(name, {})),
+        }
+        for name in in_order(scores)
+    ]
 
 
 # -- comparison -------------------------------------------------------------------

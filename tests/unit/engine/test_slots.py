@@ -150,7 +150,13 @@ def test_samples_of_one_prompt_read_it_once(qwen: Pair) -> None:
         assert together[request.key] == alone.ids
 
 
-def test_running_out_of_memory_goes_on_with_fewer_slots(qwen: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no memory left"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling …")],
+)
+def test_running_out_of_memory_goes_on_with_fewer_slots(
+    qwen: Pair, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
     decode = Decode(max_new_tokens=20)
     expected = answers_of(engine.Engine(qwen.model, options(decode, batch_size=8)), prompts(qwen.plain))
     calls, forward = [0], Slots.forward
@@ -159,7 +165,7 @@ def test_running_out_of_memory_goes_on_with_fewer_slots(qwen: Pair, monkeypatch:
         if self.count > 2:
             calls[0] += 1
             if calls[0] > 5:
-                raise torch.OutOfMemoryError("no memory left")
+                raise error
         return forward(self, step)
 
     monkeypatch.setattr(Slots, "forward", scarce)
