@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from unsay import metrics
 from unsay.errors import ConfigError, UnsayError
-from unsay.metrics import Metric, found, item_scores, load, load_all, score
+from unsay.metrics import LONGEST_EXPLAINED, Metric, explain, found, item_scores, load, load_all, score
 from unsay.records import Counts, MetricValue, Sample
 
 FILES = found()
@@ -114,6 +114,37 @@ def test_items_and_summary_have_the_promised_shape(metric: Metric) -> None:
         assert value.value is None or lowest <= value.value <= top
         assert value.stderr is not None or value.reason
         json.dumps(value.to_json(), allow_nan=False)
+
+
+def test_what_a_score_was_made_of_is_said_in_few_words(metric: Metric) -> None:
+    for sample in SAMPLES:
+        parts = metric.explain(sample)
+        assert set(parts) <= set(metric.names)
+        assert metric.explain(sample) == parts
+        for of in parts.values():
+            assert len(of) <= 6
+            assert all(isinstance(words, str) and isinstance(value, str | int | float) for words, value in of.items())
+
+
+def test_a_score_is_taken_apart_only_where_its_metric_gives_it_again() -> None:
+    sample = Sample("0", "", "#### 4", "#### 5", "eos", COUNTS[2])
+    made = load_all()
+    definitions = {name: text for metric in made for name, text in metric.definition.items()}
+    scores = {name: column[0] for metric in made for name, column in metric.items([sample]).items()}
+    recorded = {name: score for name, score in scores.items() if score is not None}
+    found = explain(sample, recorded, definitions, made)
+    assert found["exact_match_strict"] == {"found": "5", "expected": "4"}
+    assert found["rouge_l"] == {"words in common, in order": 0, "of the answer's": 1, "of the reference's": 1}
+    assert found["rouge_1_lf"] == {"different words in both": 1, "of the answer's": 2, "of the reference's": 2}
+    assert found["bleu4_lf"] == {
+        "characters": "5 of 6", "runs of 2 characters": "4 of 5", "runs of 3 characters": "3 of 4",
+        "runs of 4 characters": "2 of 3", "brevity penalty": 1.0, "answer and reference": "6 and 6 characters",
+    }  # fmt: skip
+    assert found["undo_rate_token"] == {"undo tokens": 4, "of sampled tokens": 20}
+    assert "exact_match_strict" not in explain(sample, recorded | {"exact_match_strict": 100.0}, definitions, made)
+    assert "exact_match_strict" not in explain(sample, recorded, definitions | {"exact_match_strict": "own"}, made)
+    long = dataclasses.replace(sample, predict="#### 5" + " " * LONGEST_EXPLAINED)
+    assert explain(long, recorded, definitions, made) == {}
 
 
 def test_a_sample_is_measured_alone_and_as_one_of_many(metric: Metric) -> None:

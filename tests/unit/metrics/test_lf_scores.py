@@ -143,6 +143,15 @@ def test_jieba_has_the_words_that_its_fast_path_takes_care_of() -> None:
     assert not [word for word in plain if rouge_lf.PLAIN.fullmatch(word)]
 
 
+def test_jieba_cuts_plain_characters_between_pieces_one_by_one() -> None:
+    between = [chr(code) for code in range(0x20, 0x7F) if not rouge_lf.PIECES.match(chr(code))] + ["\t", "\n"]
+    rng = random.Random(5)
+    for text in ["".join(between), *("".join(rng.choices(between, k=rng.randrange(1, 9))) for _ in range(2000))]:
+        assert rouge_lf.BETWEEN.fullmatch(text)
+        assert list(jieba.cut(text)) == list(text)
+    assert not rouge_lf.BETWEEN.search("\r")  # before a line break it is one with it
+
+
 def test_more_pairs_than_one_batch() -> None:
     rng = random.Random(0)
     many = [tuple("".join(rng.choices("abc ", k=rng.randrange(30))) for _ in "ab") for _ in range(PAIRS_AT_ONCE + 77)]

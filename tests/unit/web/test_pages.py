@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.unit.lab import Arm, change_record, make, set_right
+from tests.unit.lab import END, TABLE, Arm, change_record, make, set_right
 from tests.unit.web.site import document, page, visit
+from unsay import metrics, undo
+from unsay.metrics.exact_match import ExactMatch
+from unsay.records import ItemScores, Sample
 from unsay.report import compare, tables
-from unsay.store import archive, layout, read
+from unsay.store import archive, layout, read, write
 from unsay.web import pages
 
 UNDO = "qwen3-4b/gsm8k/sft/lora/train_bt"
@@ -320,11 +324,60 @@ def test_a_sample_says_why_it_was_scored_so(lab: Path, client: TestClient) -> No
     set_right(lab / UNDO, [False, True] * 100)
     wrong, right = (document(client, f"/sample/{UNDO}.json?item={item}") for item in (0, 1))
     strict = {one["name"]: one for one in wrong["metrics"]}["exact_match_strict"]
-    assert (strict["score"], strict["found"], strict["expected"]) == (0.0, "[invalid]", "0")
+    assert (strict["score"], strict["made_of"]) == (0.0, {"found": "[invalid]", "expected": "0"})
     strict = {one["name"]: one for one in right["metrics"]}["exact_match_strict"]
-    assert (strict["score"], strict["found"], strict["expected"]) == (100.0, "1", "1")
+    assert (strict["score"], strict["made_of"]) == (100.0, {"found": "1", "expected": "1"})
     assert "found 1, expected 1" in page(client, f"/sample/{UNDO}?item=1").text
     assert all(one["definition"] for one in wrong["metrics"])
+
+
+def test_exact_match_is_explained_with_the_patterns_of_the_experiment(lab: Path, client: TestClient) -> None:
+    own = ExactMatch(strict=r"it is (\d+)", flexible=None, ignored=(), gold=r"(\d+)", source="own data")
+    folder = lab / UNDO
+    facts = {"exact_match": {key: list(value) if key == "ignored" else value for key, value in asdict(own).items()}}
+    change_record(folder, facts=facts)
+    values = read.read_json(folder / layout.METRICS)
+    values["metrics"]["exact_match_strict"]["definition"] = own.definition["exact_match_strict"]
+    write.write_json(folder / layout.METRICS, values)
+    answers = [{"prompt": "p", "predict": f"So it is {at + at % 2}.", "label": f"it is {at}."} for at in range(200)]
+    write.write_bytes(folder / layout.PREDICTIONS, b"".join(map(write.json_line, answers)))
+    scores = [ItemScores(str(at), None, "l", {"exact_match_strict": 100.0 * (at % 2 == 0)}) for at in range(200)]
+    write.write_bytes(folder / layout.SCORES, b"".join(write.json_line(one.to_json()) for one in scores))
+    (folder / layout.TRACES).unlink()
+    for item, found in ((6, "6"), (7, "8")):
+        (strict,) = document(client, f"/sample/{UNDO}.json?item={item}")["metrics"]
+        assert strict["made_of"] == {"found": found, "expected": str(item)}
+    change_record(folder, facts={"exact_match": {"strict": "(", "ignored": 3}})  # not what the scores were made with
+    (strict,) = document(client, f"/sample/{UNDO}.json?item=7")["metrics"]
+    assert strict["made_of"] == {}
+
+
+def test_every_score_of_ours_is_taken_apart(lab: Path, client: TestClient) -> None:
+    """As `unsay run` leaves it: the scores that the metrics give the answers on disk."""
+    folder = lab / UNDO
+    by_item = {str(one.key.doc_id): one for one in read.traces(folder)}
+    samples = []
+    for at, line in enumerate(read.predictions(folder)):
+        trace = by_item.get(str(at))
+        sample = Sample(str(at), "", line["label"], line["predict"])
+        if trace is not None:
+            told = undo.written(trace, TABLE, frozenset({END}))
+            sample = replace(sample, finish_reason=trace.finish_reason, counts=trace.counts, written=told)
+        samples.append(sample)
+    found = metrics.score(samples)
+    lines = [one.to_json() for one in metrics.by_item(samples, found.items)]
+    write.write_bytes(folder / layout.SCORES, b"".join(map(write.json_line, lines)))
+    values = {name: value.to_json() for name, value in found.values.items()}
+    write.write_json(folder / layout.METRICS, {"schema": 1, "n": len(samples), "metrics": values})
+    shown = {one["name"]: one["made_of"] for one in document(client, f"/sample/{UNDO}.json?item=0")["metrics"]}
+    speaks_for_itself = {
+        "sampled_tokens", "undo_per_answer", "episodes_per_answer", "undo_first_position", "underflow_per_answer",
+        "undo_left",
+    }  # fmt: skip
+    assert {name for name, made_of in shown.items() if not made_of} == speaks_for_itself
+    assert len(shown) > 15
+    assert shown["waste"] == {"taken back": 1, "undo tokens": 1, "of sampled tokens": 4}
+    assert "brevity penalty" in page(client, f"/sample/{UNDO}?item=0").text
 
 
 def test_the_neighbours_of_a_sample_are_those_of_the_filter(lab: Path, client: TestClient) -> None:
