@@ -91,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"prompt_checks", "prompts", "store"},
     # carrying experiments out
     "code_version": set(),
-    "job": BOTTOM | {"config", "identity", "store"},
+    "job": BOTTOM | {"backend", "config", "identity", "store"},
     "methods": BOTTOM
     | {"augment", "config", "data", "definitions", "engine", "evaluate", "identity", "job", "store", "train"}
     | {"accelerate_file", "accounting"},
@@ -100,7 +100,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # a process that answers parts of somebody's prompts
     "shard": BOTTOM | {"evaluate", "worker"},
     "interrupt": BOTTOM | {"executors"},
-    "runner": BOTTOM | {"config", "executors", "identity", "interrupt", "job", "placement", "report", "store"},
+    "runner": BOTTOM
+    | {"backend", "config", "executors", "identity", "interrupt", "job", "placement", "report", "store"},
     "why": BOTTOM | {"config", "identity", "job", "report", "runner", "store"},
     # a plan in small; the models for it are made by a process of their own
     "rehearsal": BOTTOM
@@ -115,7 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | FILE
     | {"foreign_scores", "handkept_page", "importers", "importing"}
     | {"executors", "job", "placement", "planning", "preflight", "report", "runner", "store"}
-    | {"accelerate_file", "estimate", "model_names", "rehearsal", "web", "why"},
+    | {"accelerate_file", "backend", "estimate", "model_names", "rehearsal", "web", "why"},
     # a lab from Python
     "lab": BOTTOM | {"report", "store"},
     # a lab in a browser

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unsay.backend import Backend
 from unsay.config import Dataset, Experiment, experiment_from_json, experiment_to_json
 from unsay.identity import identity
 from unsay.records import SCHEMA
@@ -40,6 +41,8 @@ class Job:
     """Answers generated at a time; None: as many as suit the device."""
     check_batch: int = 0
     """Answers to generate again alone, to see whether they come out the same."""
+    check_with: Backend | None = None
+    """What else generates those once more."""
     shards: int = 1
     """Parts to generate answers in; who helps with them is the executor's affair."""
     takes_part: bool = True
@@ -113,6 +116,7 @@ class Job:
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             "check_batch": self.check_batch,
+            "check_with": None if self.check_with is None else dataclasses.asdict(self.check_with),
             "shards": self.shards,
             "takes_part": self.takes_part,
             "threads": self.threads,
@@ -129,6 +133,7 @@ class Job:
         known["experiment"] = experiment_from_json(known["experiment"])
         known["output_dir"] = Path(known["output_dir"])
         known["file"] = Path(known["file"]) if known.get("file") else None
+        known["check_with"] = Backend.from_json(known["check_with"]) if known.get("check_with") else None
         known["evaluated"] = tuple(Dataset(**dataset) for dataset in known.get("evaluated", ()))
         return cls(**known)
 

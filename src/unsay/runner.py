@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unsay import catalog
+from unsay.backend import Backend
 from unsay.config import Experiment, Plan
 from unsay.errors import ConfigError, LockedError, UnsayError
 from unsay.executors import Executor, Outcome, Queue, Queued, Running
@@ -42,6 +43,7 @@ class Options:
     dtype: str = "auto"
     batch_size: int | None = None
     check_batch: int = 0
+    check_with: Backend | None = None
     processes: Mapping[str, Any] | None = None
     """An accelerate config (`unsay.accelerate_file`) for trainings with several processes."""
     rehearsal: bool = False
@@ -393,6 +395,7 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         dtype=options.dtype,
         batch_size=options.batch_size,
         check_batch=options.check_batch,
+        check_with=options.check_with,
         processes=options.processes,
         rehearsal=options.rehearsal,
         place={"executor": options.placement.name},

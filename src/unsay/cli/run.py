@@ -14,6 +14,7 @@ from unsay.cli import _lab
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from unsay.backend import Backend
     from unsay.config import Experiment, Plan
 
 
@@ -43,6 +44,23 @@ def _refuse_beside_rehearse(others: dict[str, object]) -> None:
     for name, value in others.items():
         if value:
             raise typer.BadParameter(f"{name} and --rehearse exclude each other.", param_hint=name)
+
+
+def _backend(plan: Plan, name: str, count: int) -> Backend:
+    """Return the backend of a model of the file, that is to generate `count` answers once more."""
+    from unsay import config
+    from unsay.backend import VLLM, missing_interpreter
+    from unsay.errors import ConfigError
+
+    if not count:
+        raise typer.BadParameter("it generates the answers of --check-batch; say how many.", param_hint="--check-with")
+    backend = config.find_model(plan, name).backend
+    if backend is None:
+        raise ConfigError([f"--check-with: expected a model with a `backend:`, got {name}, which has none"])
+    missing = missing_interpreter(backend) if backend.kind == VLLM else None
+    if missing:
+        raise ConfigError([f"--check-with {name}: {missing}"])
+    return backend
 
 
 def _refused(experiments: Sequence[Experiment], group: Mapping[str, Any] | None) -> list[str]:
@@ -99,6 +117,10 @@ def command(
     check_batch: Annotated[
         int, typer.Option(min=0, help="Generate N answers again, each alone, and say how many come out the same.")
     ] = 0,
+    check_with: Annotated[
+        str | None,
+        typer.Option(help="Let the backend of this model of the file generate them, too.", metavar="MODEL"),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Processes that train one experiment together, one per GPU.", min=1)
     ] = None,
@@ -141,8 +163,10 @@ def command(
     chosen = runner.choose(plan, ids or [])
     placed = placement.choose(plan.placement, executor, option or [])
     options = runner.Options(
-        placed, limit, force, device, dtype.value, batch_size, check_batch, group, retries=retries, wait=wait
-    )
+        placed, limit, force, device, dtype.value, batch_size, check_batch,
+        check_with=None if check_with is None else _backend(plan, check_with, check_batch),
+        processes=group, retries=retries, wait=wait,
+    )  # fmt: skip
     if print_script:
         from unsay.cli._script import script
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,25 +10,34 @@ from unsay import engine
 from unsay.records import Key, Trace
 
 
+def evenly(requests: Sequence[engine.Request], count: int) -> list[engine.Request]:
+    """Return `count` requests, evenly spread."""
+    count = min(count, len(requests))
+    return [requests[at * len(requests) // count] for at in range(count)]
+
+
 def check_batch(
-    model: Any,
-    requests: Sequence[engine.Request],
-    options: engine.Options,
-    traces: Mapping[Key, Trace],
-    count: int,
+    model: Any, chosen: Sequence[engine.Request], options: engine.Options, traces: Mapping[Key, Trace]
 ) -> dict[str, Any]:
-    """Return how many of `count` answers, evenly spread over `requests`, are the same, token by token, when alone.
+    """Return how many answers are the same, token by token, when alone; see `agreement`."""
+    return agreement(
+        chosen, [next(iter(engine.generate(model, [each], replace(options, slots=1)))) for each in chosen], traces
+    )
+
+
+def agreement(
+    chosen: Sequence[engine.Request], again: Iterable[engine.Finished], traces: Mapping[Key, Trace]
+) -> dict[str, Any]:
+    """Return how many answers were written once more, token by token, in whatever order they ended.
 
     The result is ready for JSON: items, agree, and of those that differ the document and the first token that does.
     """
-    count = min(count, len(requests))
-    chosen = [requests[at * len(requests) // count] for at in range(count)]
+    ids = {finished.request.key: finished.ids for finished in again}
     differ = []
     for request in chosen:
-        (alone,) = engine.generate(model, [request], replace(options, slots=1))
-        before = traces[request.key].ids
-        if alone.ids != before:
-            pairs = enumerate(zip(alone.ids, before, strict=False))
-            first = next((at for at, (one, other) in pairs if one != other), min(len(alone.ids), len(before)))
+        now, before = ids[request.key], traces[request.key].ids
+        if now != before:
+            pairs = enumerate(zip(now, before, strict=False))
+            first = next((at for at, (one, other) in pairs if one != other), min(len(now), len(before)))
             differ.append({"doc_id": request.key.doc_id, "token": first})
     return {"items": len(chosen), "agree": len(chosen) - len(differ), "differ": differ}

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from unsay import engine, identity, metrics, prompt_checks
+from unsay.backend import Backend
 from unsay.data.source import Source
 from unsay.errors import EvaluationError, StoreError
 from unsay.evaluate import task_scores
-from unsay.evaluate.batch_check import check_batch
+from unsay.evaluate.batch_check import agreement, check_batch, evenly
 from unsay.evaluate.engines import CHECKED, Engines
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
 from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_config
@@ -60,6 +61,8 @@ class Evaluation:
     batch_size: int | None = None
     check_batch: int = 0
     """Answers to generate again alone, to see whether they come out the same."""
+    check_with: Backend | None = None
+    """What else generates those once more."""
     shards: int = 1
     """Parts that the answers are generated in, by helpers where an executor gives some."""
     takes_part: bool = True
@@ -82,6 +85,7 @@ def evaluate_job(job: Job, source: Source, opened: Opened, report: Report) -> Re
         limit=job.limit,
         batch_size=job.batch_size,
         check_batch=job.check_batch,
+        check_with=job.check_with,
         shards=job.shards,
         takes_part=job.takes_part,
         threads=job.threads,
@@ -281,13 +285,29 @@ class Answers:
         """Generate some answers again alone; see `unsay.evaluate.batch_check`."""
         opened = self._evaluation.opened
         if opened.backend is not None and self._evaluation.decode.do_sample:
-            return {"items": 0, "agree": 0, "differ": [], "why": "a server draws other answers from the same seed"}
+            return {"items": 0, "agree": 0, "differ": [], "why": _DRAWN}
         traces = {trace.key: trace for trace in self.traces}
         requests = [self._request(item, prompt) for item, prompt in zip(self._items, self.prompts, strict=True)]
-        found = check_batch(
-            self._model or opened.load(), requests, self._options(), traces, self._evaluation.check_batch
-        )
-        return found if opened.backend is None else found | {"generated_again_by": "this package's own engine"}
+        chosen = evenly(requests, self._evaluation.check_batch)
+        found = check_batch(self._model or opened.load(), chosen, self._options(), traces)
+        if opened.backend is not None:
+            found |= {"generated_again_by": "this package's own engine"}
+        if self._evaluation.check_with is not None:
+            found["with"] = self._check_with(self._evaluation.check_with, chosen, traces)
+        return found
+
+    def _check_with(
+        self, backend: Backend, chosen: Sequence[engine.Request], traces: Mapping[Key, Trace]
+    ) -> dict[str, Any]:
+        """Let another backend write some answers once more, with the very same weights where it is given them."""
+        opened = self._evaluation.opened
+        assert opened.model is not None
+        said = backend.to_json()
+        if self._evaluation.decode.do_sample:
+            return {"items": 0, "agree": 0, "differ": [], "why": _DRAWN, "backend": said}
+        other = replace(opened, model=replace(opened.model, backend=backend))
+        with engine_of(other, self._options(), self._evaluation.folder) as generator:
+            return agreement(chosen, generator.generate(chosen), traces) | {"backend": said}
 
     def _request(self, item: PromptItem, prompt: Prompt) -> engine.Request:
         begun = self._begun.get(prompt.key)
@@ -394,11 +414,20 @@ class Answers:
         self.spent["tokens_taken_back"] += trace.counts.popped
 
 
+_DRAWN = "a server draws other answers from the same seed"
+
+
 def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:
-    if checked is None or checked["agree"] == checked["items"]:
+    if checked is None:
         return ()
-    how = f"alone, by {checked['generated_again_by']}" if "generated_again_by" in checked else "alone"
-    return (f"{checked['items'] - checked['agree']} of {checked['items']} answers come out differently {how}",)
+    found = [(checked, f"alone, by {checked['generated_again_by']}" if "generated_again_by" in checked else "alone")]
+    if "with" in checked:
+        found.append((checked["with"], f"from the {checked['with']['backend']['kind']} backend"))
+    return tuple(
+        f"{each['items'] - each['agree']} of {each['items']} answers come out differently {how}"
+        for each, how in found
+        if each["agree"] < each["items"]
+    )
 
 
 def _seed(seed: int, prompt: Prompt) -> int:
