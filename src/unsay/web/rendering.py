@@ -55,6 +55,7 @@ def _environment() -> Environment:
         "duration": costs.duration,
         "middle_out": _middle_out,
         "path": _path,
+        "field": _field,
         "flat": _flat,
         "clock": lambda text: None if text is None else str(text)[:19].replace("T", " "),
         "first_part": lambda name: name.partition(".")[0],
@@ -91,6 +92,11 @@ def _middle_out(text: str) -> str:
 def _path(name: str) -> str:
     """Return a folder or item name as a part of an address; what is not UTF-8 keeps its bytes."""
     return quote(_bytes(name))
+
+
+def _field(name: str) -> str:
+    """Return a name as a form's field can carry it: percent-encoded where it holds more than plain text, or a `%`."""
+    return name if name.isprintable() and "%" not in name else _path(name)
 
 
 def _query(pairs: Iterable[tuple[str, Any]]) -> str:

@@ -13,11 +13,13 @@ import json
 import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote_to_bytes
+from typing import Any, TypeVar
+from urllib.parse import unquote, unquote_to_bytes
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,7 +40,23 @@ MOST_COMPARED = 8
 _JSON = ".json"
 _AS = "as"
 """`?as=json` asks for the document where `.json` belongs to the name of another experiment's folder."""
+T = TypeVar("T")
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+class _Lines(Convertor[str]):
+    """The rest of a path, line breaks too: starlette's own ends at the first."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("lines", _Lines())
 
 
 def application(lab: Path, host: str, port: int) -> ASGIApp:
@@ -59,9 +77,9 @@ def application(lab: Path, host: str, port: int) -> ASGIApp:
         Route("/index.json", _page("overview.html", site, site.overview)),
         Route("/compare", _page("comparison.html", site, site.comparison)),
         Route("/compare.json", _page("comparison.html", site, site.comparison)),
-        Route("/experiments/{folder:path}", _page("experiment.html", site, site.experiment)),
-        Route("/samples/{folder:path}", _page("samples.html", site, site.samples)),
-        Route("/sample/{folder:path}", _page("sample.html", site, site.sample)),
+        Route("/experiments/{folder:lines}", _page("experiment.html", site, site.experiment)),
+        Route("/samples/{folder:lines}", _page("samples.html", site, site.samples)),
+        Route("/sample/{folder:lines}", _page("sample.html", site, site.sample)),
         Route("/static/{name}", file),
         Route("/favicon.ico", lambda request: static["icon.svg"]),  # what browsers ask for beside a document
     ]
@@ -115,7 +133,10 @@ class _Site:
 
     def overview(self, request: Request) -> Document:
         given = request.query_params
-        names = {name: tuple(value for value in given.getlist(name) if value) for name in pages.FACETS}
+        names = {
+            name: tuple(meant for value in given.getlist(name) if value for meant in _meant(value))
+            for name in pages.FACETS
+        }
         archived = {"only": True, "all": None}.get(given.get("archived", ""), False)
         wanted = Filter(**names, search=given.get("search", "").strip(), archived=archived)
         sort = given.get("sort", "id")
@@ -133,7 +154,8 @@ class _Site:
     def sample(self, request: Request) -> Document:
         item = request.query_params.get("item", "0")
         repeat = _number(request.query_params.get("repeat"), 0)
-        return pages.sample(self._looking, self._entry(request), item, repeat, _samples_query(request))
+        entry, query = self._entry(request), _samples_query(request)
+        return _first(lambda name: pages.sample(self._looking, entry, name, repeat, query), item)
 
     def comparison(self, request: Request) -> Document:
         names = list(dict.fromkeys(name for name in request.query_params.getlist("of") if name))
@@ -141,8 +163,11 @@ class _Site:
             raise UnsayError(
                 f"expected 2 to {MOST_COMPARED} experiments to compare, got {len(names)}; mark them in the lab's list"
             )
-        chosen = [self._looking.entry(name) for name in names]
-        return pages.comparison(self._looking, chosen, request.query_params.get("item"))
+        chosen = [_first(self._looking.entry, name) for name in names]
+        item = request.query_params.get("item")
+        if item is None:
+            return pages.comparison(self._looking, chosen)
+        return _first(lambda name: pages.comparison(self._looking, chosen, name), item)
 
     def wants_document(self, request: Request) -> bool:
         """Say whether an address asks for the document: by `.json`, unless an experiment's folder is called so."""
@@ -183,6 +208,20 @@ def _folder(request: Request) -> str:
     """Return what an address calls an experiment; a folder may have a name that is not UTF-8."""
     raw = request.scope.get("raw_path") or request.scope["path"].encode()
     return unquote_to_bytes(raw.split(b"/", 2)[2]).decode("utf-8", "surrogateescape")
+
+
+def _meant(name: str) -> tuple[str, ...]:
+    """Return what a field may mean: the name that our pages percent-encoded, else the name as somebody wrote it."""
+    return tuple(dict.fromkeys((unquote(name, errors="surrogateescape"), name)))
+
+
+def _first(find: Callable[[str], T], name: str) -> T:
+    """Return what is found under the first meaning of a name that there is."""
+    *others, last = _meant(name)
+    for each in others:
+        with suppress(NotThereError):
+            return find(each)
+    return find(last)
 
 
 def _samples_query(request: Request) -> SamplesQuery:

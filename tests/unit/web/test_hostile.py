@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
@@ -135,7 +136,8 @@ def test_hostile_names_notes_and_errors_are_text(lab: Path, client: TestClient, 
 
 
 @pytest.mark.parametrize(
-    "name", ["a <script> b", "a\"b'c", "100% & more?x=1#y", "caf\u00e9 \u202e", "tab\there", "un\udcff\udcfe"]
+    "name",
+    ["a <script> b", "a\"b'c", "100% & more?x=1#y", "caf\u00e9 \u202e", "tab\there", "line\nbreak", "un\udcff\udcfe"],
 )
 def test_folders_of_any_name_have_an_address(lab: Path, client: TestClient, name: str) -> None:
     make(lab, Arm("EXP-030", config=name, right=0.4))
@@ -148,3 +150,38 @@ def test_folders_of_any_name_have_an_address(lab: Path, client: TestClient, name
         assert "EXP-030" in opened.text
     found = document(client, str(link["href"]) + ".json")
     assert found["config"] == name
+
+
+@pytest.mark.parametrize(
+    "name", ["tab\there", "line\nbreak", "100%", "a%20b", "\x1b[2J", "un\udcff\udcfe", "caf\u00e9 \u202e"]
+)
+def test_marks_filters_and_items_of_any_name_are_understood(lab: Path, client: TestClient, name: str) -> None:
+    folder = make(lab, Arm("EXP-030", method="sft", config=name, right=0.4))
+    for place in (folder, lab / TRAIN):
+        for file in (layout.SCORES, layout.TRACES):
+            (place / file).unlink()
+        lines = [
+            {"schema": 1, "item": item, "question": None, "label": "l", "scores": {"exact_match_strict": 0.0}}
+            for item in (name, *map(str, range(1, 200)))
+        ]
+        write.write_bytes(place / layout.SCORES, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    shown = page(client, "/")
+    values = {str(box["aria-label"]): box["value"] for box in shown.all("input", name="of")}
+    marked = [values["Compare EXP-003"], values["Compare EXP-030"]]
+    compared = Page(client.get("/compare", params={"of": marked}).text)
+    is_harmless(compared)
+    assert "EXP-030 minus EXP-003" in compared.text
+    hidden = [field["value"] for field in compared.all("input", type="hidden", name="of")]
+    assert hidden[:2] == marked
+    (item,) = [one["value"] for one in compared.all("button", name="item") if one["value"] in (name, quoted(name))]
+    assert client.get("/compare.json", params={"of": marked, "item": item}).json()["item"]["item"] == name
+    (option,) = [one["value"] for one in shown.all("option") if one["value"] in (name, quoted(name))]
+    filtered = client.get("/", params={"config": option})
+    assert "1 of 8 experiments" in Page(filtered.text).text
+    assert Page(filtered.text).all("option", value=option, selected=True)
+    link = page(client, f"/samples/{quoted(folder.relative_to(lab).as_posix())}").all("a", data_open=True)[0]
+    assert document(client, str(link["href"]).replace("?", ".json?"))["item"] == name
+
+
+def quoted(name: str) -> str:
+    return quote(name.encode("utf-8", "surrogateescape"))
