@@ -51,6 +51,22 @@ def test_pages_are_accessible_and_fit_a_phone(viewer: Viewer, path: str) -> None
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+@pytest.mark.parametrize(("path", "status"), [("/experiments/EXP-999", 404), (f"/compare?of={UNDO}", 422)])
+def test_what_cannot_be_shown_is_accessible_and_fits_a_phone(viewer: Viewer, path: str, status: int) -> None:
+    page = viewer.page
+    answer = page.goto(viewer.address + path)
+    assert answer.status == status
+    for size in (PHONE, {"width": 1280, "height": 900}):
+        page.set_viewport_size(size)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    page.get_by_role("link", name="Back to the lab").click()
+    assert at(viewer) == "/"
+    (said,) = viewer.complaints  # the browser reports every page of such a status
+    assert f"status of {status}" in said
+    viewer.complaints.clear()
+
+
 def test_every_page_is_reached_by_clicks(viewer: Viewer) -> None:
     page = viewer.open("/")
     page.get_by_role("link", name="EXP-004").first.click()
@@ -139,17 +155,18 @@ def test_a_list_of_running_experiments_keeps_up_and_keeps_marks(
     page.close()
 
 
-@pytest.mark.parametrize("name", test_hostile.HOSTILE)
+@pytest.mark.parametrize("name", [*test_hostile.HOSTILE, "1 MB"])
 def test_hostile_answers_run_nothing_and_break_no_layout(
     chromium: Any, tmp_path: Path, serve: Callable[[Path], str], name: str
 ) -> None:
     lab = make_lab(tmp_path / "outputs")
+    text = test_hostile.HOSTILE.get(name, test_hostile.HUGE)
     for folder in (UNDO, TRAIN):
-        test_hostile.answers(lab / folder, [test_hostile.HOSTILE[name], "calm"])
+        test_hostile.answers(lab / folder, [text, "calm"])
     viewer = Viewer(serve(lab), chromium.new_page(viewport=PHONE))
     viewer.watch()
     viewer.page.on("dialog", lambda dialog: viewer.complaints.append(f"dialog: {dialog.message}"))
-    for path in PAGES[1:4]:
+    for path in (*PAGES[1:4], f"/compare?of={TRAIN}&of={UNDO}&item=0"):
         page = viewer.open(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     viewer.page.close()
