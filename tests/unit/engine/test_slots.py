@@ -57,6 +57,7 @@ operations = st.lists(
         st.tuples(st.just("start"), st.integers(0, SLOTS - 1), chunks),
         st.tuples(st.just("read"), st.integers(0, SLOTS - 1), chunks),
         st.tuples(st.just("write"), ids, ids, ids),
+        st.tuples(st.just("mixed"), st.tuples(*[st.one_of(ids, chunks)] * SLOTS)),
         st.tuples(st.just("undo"), st.integers(0, SLOTS - 1), st.integers(1, 30)),
         st.tuples(st.just("copy"), st.integers(0, SLOTS - 1), st.integers(0, SLOTS - 1), st.integers(1, 30)),
     ),
@@ -103,6 +104,19 @@ def follow(pair: Pair, trunk: int, operations: list[tuple[Any, ...]]) -> None:
                 if tokens:
                     step, told = Step(chunks=[Chunk(slot, start, tokens)]), [slot]
                     held[slot][start:] = tokens
+            elif name == "mixed":  # some slots write a token while others read
+                room = {slot: each for slot, each in enumerate(arguments[0]) if len(held[slot]) < CAPACITY}
+                reading = {
+                    slot: each[: CAPACITY - len(held[slot])] for slot, each in room.items() if isinstance(each, list)
+                }
+                writing = {slot: each for slot, each in room.items() if slot not in reading}
+                step = Step(
+                    [(slot, len(held[slot]), token) for slot, token in writing.items()],
+                    [Chunk(slot, len(held[slot]), tokens) for slot, tokens in reading.items()],
+                )
+                for slot, tokens in ({slot: [token] for slot, token in writing.items()} | reading).items():
+                    held[slot] += tokens
+                told = [*writing, *reading]
             elif name == "undo":  # down to the boundary of the prompt
                 slot, count = arguments
                 del held[slot][max(0, len(held[slot]) - count) :]
