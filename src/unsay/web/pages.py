@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +39,8 @@ LOG_BYTES = 64_000
 FACETS = ("model", "dataset", "method", "config", "status")
 SORTABLE = ("id", *FACETS, "changed", *COLUMNS)
 OUTCOMES = ("right", "wrong", "unscored")
+_OVERWRITTEN = re.compile(r"[^\r\n]*\r+(?=[^\r\n])")
+"""What a progress bar wrote over, as a terminal shows it."""
 _SCORING = threading.Lock()
 """Metrics keep what they have cut before, and are made for one thread."""
 
@@ -208,7 +211,7 @@ def _tail(path: Path) -> dict[str, Any]:
             raw = file.read()
     except OSError as error:
         return {"text": f"cannot be read: {error.strerror or error}", "left_out_bytes": 0}
-    text = redact(raw.decode("utf-8", "replace"))
+    text = _OVERWRITTEN.sub("", redact(raw.decode("utf-8", "replace")))
     return {"text": text, "left_out_bytes": max(0, size - LOG_BYTES)}
 
 
@@ -353,6 +356,7 @@ def _why(entry: Entry, seen: Seen, trace: Trace | None) -> list[Document]:
             "label": label(name),
             "score": scores[name],
             "definition": definitions.get(name),
+            "is_undo": is_undo_measure(definitions.get(name, "")),
             "made_of": dict(made_of.get(name, {})),
         }
         for name in in_order(scores)
