@@ -433,3 +433,11 @@ def test_an_item_is_shown_side_by_side(client: TestClient) -> None:
 )
 def test_what_cannot_be_compared_is_said(client: TestClient, query: str, status: int, said: str) -> None:
     assert said in page(client, f"/compare?{query}", status).text
+
+
+def test_a_log_is_shown_as_a_terminal_left_it(lab: Path, client: TestClient) -> None:
+    logs = layout.logs(lab / UNDO)
+    logs.mkdir(exist_ok=True)
+    (logs / "attempt-1.log").write_bytes(b"began\r\n 0/9 |\r 5/9 |\r 9/9 done\nended\r")
+    shown = document(client, f"/experiments/{UNDO}.json")["log"]["text"]
+    assert shown == "began\r\n 9/9 done\nended\r"
