@@ -135,15 +135,12 @@ class Seeded:
     n: int
     by_seeds: tuple[float, float] | None = None
 
-    def smallest(self, alpha: float, power: float = 0.8) -> float | None:
-        """Return the smallest true difference that is found at `alpha` with this power; None where no chance is known.
-
-        As `smallest_difference`, the larger of those of both errors.
-        """
+    @property
+    def errors(self) -> tuple[tuple[float, float], ...]:
+        """Standard errors with their degrees of freedom; the wider interval, and the larger p, count."""
         if not self.stderr or self.df is None:
-            return None
-        both = [(self.stderr, self.df), *([self.by_seeds] if self.by_seeds is not None else [])]
-        return max(smallest_difference(stderr, alpha=alpha, power=power, df=df) for stderr, df in both)
+            return ()
+        return ((self.stderr, self.df), *([self.by_seeds] if self.by_seeds is not None else []))
 
 
 def mean(
@@ -296,16 +293,34 @@ def auroc(positives: Sequence[float], negatives: Sequence[float], *, confidence:
         raise DataError(f"auroc: expected one negative for each positive, got {n} and {len(low)}")
     if n == 0:
         return Estimate(None, None, None, None, 0, "no items")
-    above = _shares_below(np.sort(low), high)
-    below = 1 - _shares_below(np.sort(high), low)
-    value = float(above.mean())
+    components = _auroc_components(high, low)
+    value = float(components.mean() / 2)
     if n == 1:
         return Estimate(value, None, None, None, 1, "one item has no standard error")
-    stderr = float(np.std(above + below, ddof=1)) / math.sqrt(n)
+    stderr = float(np.std(components, ddof=1)) / math.sqrt(n)
     if stderr == 0:
         return Estimate(value, None, None, None, n, f"all {n} items score the same: no standard error")
     lowest, highest = _normal_interval(value, stderr, (0.0, 1.0), confidence)
     return Estimate(value, stderr, lowest, highest, n)
+
+
+def auroc_over_seeds(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Seeded:
+    """Estimate the mean of one AUROC per seed, all on the same items in the same order, as `seeded_mean` does.
+
+    Obuchowski's components of the items give the error of each area and what the areas have in common because they
+    share their items. Scores of differently trained models are on scales of their own: they never enter one area.
+    """
+    rows = []
+    for positives, negatives in seeds:
+        components = _auroc_components(np.array(_finite(positives)), np.array(_finite(negatives)))
+        rows.append(components - components.mean() / 2)  # they average to twice the area
+    return seeded_mean(rows, bounds=(0.0, 1.0))
+
+
+def _auroc_components(high: NDArray[np.float64], low: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return v_i + w_i of `auroc`; their mean is twice the area."""
+    components: NDArray[np.float64] = _shares_below(np.sort(low), high) + 1 - _shares_below(np.sort(high), low)
+    return components
 
 
 def _shares_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from unsay import stats
 from unsay.errors import DataError
@@ -409,3 +410,91 @@ def test_auroc_says_why_there_is_no_number() -> None:
     assert "no standard error" in (stats.auroc([1.0, 1.0], [0.0, 0.0]).reason or "")
     with pytest.raises(DataError, match="one negative for each positive, got 2 and 1"):
         stats.auroc([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize("df", [0.7, 1.0, 2.0, 3.3, 30.0, 1e4, math.inf])
+def test_students_t_equals_scipy(df: float) -> None:
+    for t in (0.0, 0.1, 1.0, 3.0, 30.0):
+        assert stats.student_p(-t, df) == pytest.approx(2 * scipy.stats.t.sf(t, df), rel=1e-9, abs=1e-300)
+    for share in (0.001, 0.2, 0.5, 0.8, 0.975, 0.9985):
+        assert stats.student_quantile(share, df) == pytest.approx(scipy.stats.t.ppf(share, df), rel=1e-7, abs=1e-12)
+
+
+def _crossed(
+    rng: np.random.Generator, seeds: int, items: int, *, of_seed: float, of_item: float
+) -> NDArray[np.float64]:
+    """Scores with a chance of seeds and of items, and one of each cell: in points, around 0."""
+    cells = rng.normal(0, 30, (seeds, items))
+    return cells + rng.normal(0, of_seed, (seeds, 1)) + rng.normal(0, of_item, (1, items))
+
+
+def test_over_seeds_that_are_one_is_over_items() -> None:
+    """Three copies of one seed are worth one: the error is that of its items, not a third of it."""
+    row = np.random.default_rng(1).normal(3, 20, 400)
+    found, single = stats.seeded_mean([row, row, row]), stats.mean(row)
+    assert found.stderr == pytest.approx(single.stderr)
+    assert found.df > 1e9
+    assert found.p == pytest.approx(stats.two_sided_p(single.value / single.stderr))
+
+
+def test_over_seeds_that_differ_by_far_is_the_t_test_over_seeds() -> None:
+    table = _crossed(np.random.default_rng(2), 4, 50_000, of_seed=20, of_item=0)
+    means = table.mean(axis=1)
+    expected = scipy.stats.ttest_1samp(means, 0)
+    assert stats.seeded_mean(table).p == pytest.approx(expected.pvalue, rel=0.02)
+    other = _crossed(np.random.default_rng(3), 3, 50_000, of_seed=10, of_item=0)
+    expected = scipy.stats.ttest_ind(other.mean(axis=1), means, equal_var=False)
+    found = stats.seeded_difference(table, other)
+    assert found.p == pytest.approx(expected.pvalue, rel=0.02)
+    assert found.value == pytest.approx(other.mean() - means.mean())
+    assert found.low < found.value < found.high
+
+
+def test_a_single_trained_seed_varies_like_those_of_the_other_side() -> None:
+    rng = np.random.default_rng(4)
+    many, one = (_crossed(rng, seeds, 500, of_seed=5, of_item=10) for seeds in (3, 1))
+    trained = stats.seeded_difference(many, one)
+    fixed = stats.seeded_difference(many, one, trained=(True, False))
+    assert trained.stderr > fixed.stderr
+    assert trained.by_seeds[0] == pytest.approx(many.mean(axis=1).std(ddof=1) * math.sqrt(1 + 1 / 3))
+    with pytest.raises(DataError, match="two seeds on one side"):
+        stats.seeded_difference(one, one)
+
+
+def test_what_never_varies_has_no_error_of_its_own() -> None:
+    same = stats.seeded_mean(np.full((3, 9), 0.0))
+    assert (same.value, same.stderr, same.p) == (0.0, 0.0, 1.0)
+    assert stats.seeded_mean(np.full((3, 9), 5.0)).p is None
+    assert stats.seeded_mean([[1.0], [2.0]]).p is None
+
+
+def test_an_area_over_seeds_has_the_error_of_items_and_of_seeds() -> None:
+    rng = np.random.default_rng(5)
+    high, low = rng.normal(0.8, 1, 300), rng.normal(0, 1, 300)
+    one = stats.auroc(high.tolist(), low.tolist())
+    copies = stats.auroc_over_seeds([(high.tolist(), low.tolist())] * 3)
+    assert copies.value == pytest.approx(one.value)
+    assert copies.stderr == pytest.approx(one.stderr)  # the spread over seeds alone would be 0
+    apart = stats.auroc_over_seeds([((high + shift).tolist(), low.tolist()) for shift in (-2, 0, 2)])
+    areas = [stats.auroc((high + shift).tolist(), low.tolist()).value for shift in (-2, 0, 2)]
+    assert apart.value == pytest.approx(np.mean(areas))
+    assert apart.stderr >= np.std(areas, ddof=1) / math.sqrt(3)
+    assert 0 <= apart.low <= apart.high <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_seed", [0.0, 1.0, 3.0, 8.0])
+@pytest.mark.parametrize("of_item", [0.0, 20.0])
+def test_seeds_and_items_find_nothing_where_there_is_nothing(of_seed: float, of_item: float) -> None:
+    """Three seeds at the level of a Holm step; the hierarchical bootstrap finds up to 10 % there."""
+    rng = np.random.default_rng(6)
+    draws = 1200
+    paired = [stats.seeded_mean(_crossed(rng, 3, 200, of_seed=of_seed, of_item=of_item)).p for _ in range(draws)]
+    apart = []
+    for _ in range(draws):
+        table = _crossed(rng, 6, 200, of_seed=of_seed, of_item=of_item)
+        apart.append(stats.seeded_difference(table[:3], table[3:]).p)
+    for found in (paired, apart):
+        p = np.array(found)
+        assert (p < 0.003).mean() < 0.003 + 3 * math.sqrt(0.003 / draws)
+        assert (p < 0.05).mean() < 0.05 + 3 * math.sqrt(0.05 / draws)
