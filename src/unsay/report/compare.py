@@ -58,7 +58,7 @@ class Result:
     """One metric of one comparison; `diff` is the other minus the baseline, in the unit of the metric.
 
     `only_other` (gained), `only_baseline` (lost) and `neither` list items, for 0/1 metrics of single runs. `smallest`
-    is the true difference this pair would have found four times in five.
+    is the true difference this pair would have found four times in five, at the level that Holm's first step asks for.
     """
 
     metric: str
@@ -183,7 +183,9 @@ def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
     for family in places.values():
         holm = stats.holm([results[at][where].p or 0.0 for at, where in family])
         for (at, where), p in zip(family, holm, strict=True):
-            results[at][where] = replace(results[at][where], p_holm=p, family=len(family))
+            result = results[at][where]
+            seen = result.stderr and stats.smallest_difference(result.stderr, alpha=ALPHA / len(family))
+            results[at][where] = replace(result, p_holm=p, family=len(family), smallest=seen or None)
     return [replace(one, results=tuple(each)) for one, each in zip(found, results, strict=True)]
 
 

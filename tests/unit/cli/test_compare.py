@@ -110,6 +110,18 @@ def test_the_difference_is_the_other_minus_the_baseline(pair: tuple[Path, Path],
     assert "EM (strict), lost 2: 0, 1" in out
 
 
+def test_what_can_be_found_is_at_the_level_of_the_family(
+    pair: tuple[Path, Path], lab: Path, document: Any, compare: Compare
+) -> None:
+    """One of two comparisons has to be below 0.025 to count, so what it finds has to be larger."""
+    make(lab, ARMS[0])
+    one = metric(json.loads(compare("EXP-003", "EXP-004", "EXP-001", "--json")[1])["comparisons"][0])
+    alone = metric(document("EXP-003", "EXP-004"))
+    assert (one["family"], alone["family"]) == (2, 1)
+    levels = scipy.stats.norm.ppf([1 - 0.05 / 4, 0.8]).sum(), scipy.stats.norm.ppf([0.975, 0.8]).sum()
+    assert one["smallest"] / alone["smallest"] == pytest.approx(levels[0] / levels[1])
+
+
 def test_every_number_is_scipys(pair: tuple[Path, Path], document: Any) -> None:
     one = document("EXP-003", "EXP-004", "--equivalence", "9")
     for name in (STRICT, "bleu4_lf"):
