@@ -22,6 +22,9 @@ def command(
     study: Annotated[
         Path | None, typer.Option(help="Write a page that says whether undo helps instead, and its figure beside it.")
     ] = None,
+    hashes: Annotated[
+        bool, typer.Option("--hashes", help="Print a hash of every experiment's answers and weights, to compare runs.")
+    ] = False,
     format: _tables.Format = None,
     output: _tables.Output = None,
     as_json: _lab.Json = False,
@@ -37,7 +40,12 @@ def command(
         raise typer.BadParameter("expected one of --html, --page and a table, got two of them", param_hint="--html")
     if study is not None and (html is not None or page is not None or wanted not in (None, _tables.JSON)):
         raise typer.BadParameter("expected one of --study, --html, --page and a table, got two", param_hint="--study")
+    if hashes and (any(place is not None for place in (study, html, page)) or wanted not in (None, _tables.JSON)):
+        raise typer.BadParameter("expected --hashes alone or with --json, got another output", param_hint="--hashes")
     lab = _lab.existing(output_dir)
+    if hashes:
+        _print_hashes(lab, as_json=wanted == _tables.JSON)
+        return
     if study is not None:
         _write_study(lab, study, as_json=wanted == _tables.JSON)
         return
@@ -74,24 +82,35 @@ def command(
 
 
 def _write_study(lab: Path, file: Path, *, as_json: bool) -> None:
-    from urllib.parse import quote
-
-    from unsay.report import study, study_figure, study_page
+    from unsay.report import study, study_page
     from unsay.report.escape import terminal
-    from unsay.store import read, write
+    from unsay.store import read
 
-    found = study.study(study.entries_of(read.find(lab)))
-    picture = study_figure.svg([each for each in found.budgets if each.in_figure])
-    place = file.with_suffix(".svg")
-    if picture:
-        write.write_text(place, picture)
-    write.write_text(file, study_page.markdown(found, quote(place.name) if picture else None))
+    found = study.studies(study.entries_of(read.find(lab)))
+    figures = study_page.write_page(found, file)
     if as_json:
-        _lab.print_json(found.to_json() | {"page": str(file), "figure": str(place) if picture else None})
+        document = {"schema": 1, "page": str(file), "figures": [str(place) for place in figures]}
+        _lab.print_json(document | {"studies": [one.to_json() for one in found]})
         return
-    for sentence in found.conclusion():
-        print(terminal(sentence))
+    for one in found:
+        if len(found) > 1:
+            print(terminal(f"{one.model} on {one.dataset}"))
+        for ask, answer in one.conclusion():
+            print(terminal(f"{ask} {answer}"))
     print(terminal(f"The page is {file}"))
+
+
+def _print_hashes(lab: Path, *, as_json: bool) -> None:
+    from unsay.report import digests
+    from unsay.report.escape import terminal
+    from unsay.store import read
+
+    found = digests.lines(entry for entry in read.find(lab) if not entry.archived)
+    if as_json:
+        _lab.print_json({"schema": 1, "hashes": [vars(each) for each in found]})
+        return
+    for each in found:
+        print(terminal(each.text))
 
 
 def _write_html(lab: Path, file: Path, *, as_json: bool) -> None:

@@ -1,28 +1,27 @@
-"""Does undo help? One page that answers it from a lab, every claim from a paired test, nulls said as nulls.
+"""Does undo help? What a lab answers, every claim from a paired test, nulls said as nulls.
 
-    found = study(entries_of(read.find(lab)))
-    print(study_page.markdown(found))
+    for found in studies(entries_of(read.find(lab))):
+        print(found.model, found.conclusion())
 
-What the page holds is decided by the settings that the experiments record, not by their names: the baseline is the
-fine-tuning without undo data that is trained like those with it; `undo: ban` on the same training is the
-counterfactual; experiments with `plant:` are judged by what happens behind a mistake; several sampled seeds of one
-trained model are put to a vote. Seeds of one experiment are one arm. Each question is one family of tests, adjusted by
-Holm. Reads files only.
+There is one study for each model and dataset. What an experiment is for is decided by the settings that it records
+(`study_arms`): the baseline is the fine-tuning without undo data that is trained like those with it; `undo: ban` on the
+same training is the counterfactual; experiments with `plant:` are judged by what happens behind a mistake; several
+sampled seeds of one trained model are put to a vote. Each question is one family of tests, adjusted by Holm
+(`study_lines`). Reads files only.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from unsay.errors import StoreError
-from unsay.records import ExperimentRecord
-from unsay.report import compare, matched, numbers, tables
-from unsay.report.compare import Run, Side
-from unsay.report.names import STRICT, label
+from unsay.report import compare, matched, numbers
+from unsay.report.digests import Digests, digests
+from unsay.report.names import STRICT
+from unsay.report.study_arms import Arm, Group, groups, is_longer_or_shorter
+from unsay.report.study_lines import Line, family, paired
 from unsay.store import read
 from unsay.store.read import Entry
 
@@ -30,123 +29,90 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from unsay import stats
-
 DETECTION, FALSE_UNDO, CHANCE = "planted_detection", "planted_false_undo", "undo_chance"
-SFT = "sft"
-SAME_TRAINING = f"{compare.HIERARCHICAL}, paired by training"
 BEHIND = ("planted_exact", "planted_over", "planted_under")
 
 
 @dataclass(frozen=True)
-class Arm:
-    """All seeds of one experiment, and what of its settings decides which question it answers."""
+class Question:
+    """One question and the tests that answer it: `other` minus `baseline` in each, one family.
 
-    side: Side
+    `ask` is the question, `compared` what stands against what, in words; `missing` what an experiment file needs for an
+    answer, where there is none.
+    """
 
-    @property
-    def record(self) -> ExperimentRecord:
-        return self.side.record
+    key: str
+    title: str
+    ask: str
+    compared: str
+    missing: str
+    lines: tuple[Line, ...]
 
-    @property
-    def name(self) -> str:
-        seeds = len(self.side.runs)
-        return self.record.config + (f" ({seeds} seeds)" if seeds > 1 else "")
+    def answer(self) -> str:
+        """Answer in one sentence or two what the tests say, no more."""
+        if not self.lines:
+            return f"Not asked: {self.missing}."
+        higher = [line for line in self.lines if line.beyond_chance and line.diff > 0]
+        lower = [line for line in self.lines if line.beyond_chance and line.diff < 0]
+        unclear = [line for line in self.lines if not line.beyond_chance]
+        parts = []
+        if higher:
+            parts.append(f"higher for {_listed(higher)}")
+        if lower:
+            parts.append(f"lower for {_listed(lower)}")
+        count = len(self.lines)
+        family = f"{count} comparison{'s' if count > 1 else ''}"
+        if not unclear:
+            return f"{_sentence(parts)} (in all of {family}, p adjusted by Holm)."
+        seen = [line.smallest for line in unclear if line.smallest is not None]
+        limit = f" True differences below {_range(seen)} points could have gone unseen." if seen else ""
+        if not parts:
+            furthest = max(unclear, key=lambda line: abs(line.diff))
+            return (
+                f"Not beyond chance, in none of {family}; the largest difference seen is {_listed([furthest])}.{limit}"
+            )
+        rest = f"no difference beyond chance in the other {len(unclear)} of {family} (p adjusted by Holm)"
+        return f"{_sentence([*parts, rest])}.{limit}"
 
-    @property
-    def decode(self) -> Mapping[str, Any]:
-        return self._settings("decode")
-
-    @property
-    def recipe(self) -> Mapping[str, Any]:
-        """How it was trained, apart from the data."""
-        return self._settings("training")
-
-    def _settings(self, part: str) -> Mapping[str, Any]:
-        settings = self.record.spec.get("settings")
-        found = settings.get(part) if isinstance(settings, dict) else None
-        return found if isinstance(found, dict) else {}
-
-    @cached_property
-    def training(self) -> tuple[str, ...]:
-        """The hashes of what was trained, one per seed; empty where nothing was."""
-        return tuple(str(run.record.hashes["train"]) for run in self.side.runs if "train" in run.record.hashes)
-
-    @property
-    def is_trained(self) -> bool:
-        return self.record.method == SFT
-
-    @property
-    def is_banned(self) -> bool:
-        return self.decode.get("undo") == "ban"
-
-    @property
-    def bias(self) -> float:
-        return float(self.decode.get("undo_bias") or 0.0)
-
-    @property
-    def context(self) -> str:
-        return str(self.decode.get("undo_context", "keep"))
-
-    @property
-    def trained_context(self) -> str:
-        return str(self._settings("undo").get("context", "keep"))
-
-    @property
-    def plant(self) -> str | None:
-        return self.decode.get("plant")
-
-    @property
-    def is_twin(self) -> bool:
-        return bool(self.decode.get("plant_twin"))
-
-    @property
-    def is_sampled(self) -> bool:
-        return bool(self.decode.get("do_sample"))
+    def to_json(self) -> dict[str, Any]:
+        shown = {key: value for key, value in vars(self).items() if key != "lines"}
+        return shown | {"answer": self.answer(), "lines": [line.to_json() for line in self.lines]}
 
 
 @dataclass(frozen=True)
-class Line:
-    """One paired test: `other` minus `baseline`; `fixed` and `broken` are shares of items over all seeds, in %."""
+class Rate:
+    """A share of answers, mean over seeds, in % (an AUROC: 0 to 1), with its error and 95 % interval."""
 
-    baseline: str
-    other: str
-    n: int
-    before: float
-    after: float
-    diff: float
-    low: float | None
-    high: float | None
-    fixed: float
-    broken: float
-    p: float
-    test: str
-    smallest: float | None
-    p_holm: float = 1.0
-
-    @property
-    def beyond_chance(self) -> bool:
-        return self.p_holm < numbers.ALPHA
+    value: float | None
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Reaction:
-    """What one arm does behind planted mistakes; rates in %, means over its seeds, and the AUROC of p(undo)."""
+    """What one arm does behind planted mistakes, and how often it takes back the right line of a clean twin."""
 
     name: str
     bias: float
     plant: str
     n: int
-    rates: Mapping[str, float | None]
-    false_undo: float | None
-    auroc: stats.Estimate | None
+    rates: Mapping[str, Rate]
+    false_undo: Rate
+    auroc: Rate
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {name: dict(vars(rate)) for name, rate in self.rates.items()}
+        more = {"rates": shown, "false_undo": dict(vars(self.false_undo)), "auroc": dict(vars(self.auroc))}
+        return vars(self) | more
 
 
 @dataclass(frozen=True)
 class Budget:
     """An arm at matched sampled tokens; `points` as in `unsay.report.matched`, or a reason.
 
-    The figure shows the baseline, the votes and what may undo with the context it was trained with.
+    The figure shows what is tested against each other: what may undo with the context it was trained with, and its
+    controls. `most` is how many answers there are to a vote over one question.
     """
 
     name: str
@@ -155,54 +121,55 @@ class Budget:
     tokens_per_right: float | None
     reason: str | None = None
     in_figure: bool = False
+    most: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"points": [point.to_json() for point in self.points]}
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything on the page."""
+    """Everything that is said of one model on one dataset."""
 
+    model: str
+    dataset: str
     metric: str
+    baseline: Arm
     arms: tuple[Arm, ...]
-    accuracy: tuple[Line, ...]
-    counterfactual: tuple[Line, ...]
-    recovery: tuple[Line, ...]
+    questions: tuple[Question, ...]
     reactions: tuple[Reaction, ...]
     budgets: tuple[Budget, ...]
-    at_budget: tuple[tuple[int, tuple[Line, ...]], ...]
-    """Arms against the vote, at each budget."""
+    hashes: tuple[Digests, ...]
+    cautions: tuple[str, ...]
+    """What differs in asking and answering that no arm is about."""
     left_out: tuple[tuple[str, str], ...]
 
-    def conclusion(self) -> list[str]:
-        """Say what follows from the tests, one sentence per question."""
-        said = [
-            _said("Accuracy", self.accuracy, "against the baseline without undo data"),
-            _said("Undo itself", self.counterfactual, "against the same weights with undo banned"),
-            _said("Recovery from a planted mistake", self.recovery, "against the same weights with undo banned"),
-        ]
-        said += [
-            _said(f"At {budget} sampled tokens per question", lines, "against a majority vote of the baseline")
-            for budget, lines in self.at_budget
-        ]
-        return [sentence for sentence in said if sentence]
+    def lines(self, key: str) -> tuple[Line, ...]:
+        """Return the tests of one question by its key."""
+        return next(question.lines for question in self.questions if question.key == key)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """How many trainings the arms have, fewest and most."""
+        found = sorted(len(arm.side.runs) for arm in self.arms if arm.is_trained)
+        return tuple(dict.fromkeys((found[0], found[-1])))
+
+    def conclusion(self) -> list[tuple[str, str]]:
+        """Return every question with its answer."""
+        return [(question.ask, question.answer()) for question in self.questions]
 
     def to_json(self) -> dict[str, Any]:
-        def lines(found: Sequence[Line]) -> list[dict[str, Any]]:
-            return [vars(line) | {"beyond_chance": line.beyond_chance} for line in found]
-
         return {
-            "schema": 1,
+            "model": self.model,
+            "dataset": self.dataset,
             "metric": self.metric,
+            "baseline": self.baseline.name,
             "arms": [arm.side.to_json() for arm in self.arms],
-            "conclusion": self.conclusion(),
-            "accuracy": lines(self.accuracy),
-            "counterfactual": lines(self.counterfactual),
-            "recovery": lines(self.recovery),
-            "reactions": [
-                vars(each) | {"rates": dict(each.rates), "auroc": None if each.auroc is None else vars(each.auroc)}
-                for each in self.reactions
-            ],
-            "budgets": [vars(each) | {"points": [point.to_json() for point in each.points]} for each in self.budgets],
-            "at_budget": [{"budget": budget, "lines": lines(found)} for budget, found in self.at_budget],
+            "questions": [question.to_json() for question in self.questions],
+            "reactions": [each.to_json() for each in self.reactions],
+            "budgets": [each.to_json() for each in self.budgets],
+            "hashes": [vars(each) for each in self.hashes],
+            "cautions": list(self.cautions),
             "left_out": [{"experiment": name, "reason": reason} for name, reason in self.left_out],
         }
 
@@ -210,77 +177,123 @@ class Study:
 # -- from a lab --------------------------------------------------------------------------------------------------------
 
 
-def study(entries: Iterable[Entry], metric: str = STRICT) -> Study:
-    """Read a lab. Raises StoreError where it has no finished fine-tuning without undo data to compare with."""
-    arms, left_out = _arms(entries, metric)
-    plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
-    baseline = _baseline(plain)
-    if baseline is None:
+def studies(entries: Iterable[Entry], metric: str = STRICT) -> list[Study]:
+    """Read a lab, one study for each model and dataset that has a finished fine-tuning without undo data.
+
+    Raises StoreError where none has, as there is nothing to compare with. What belongs to no study is left out of the
+    first one, with the reason.
+    """
+    found = groups(entries, metric)
+    there = [group for group in found if group.baseline is not None]
+    if not there:
         raise StoreError(
             "expected a finished fine-tuning without undo data to compare with, got none; run one (config lora/train)"
         )
-    others = [arm for arm in plain if arm is not baseline]
-    accuracy = _family([(baseline, arm) for arm in others], metric)
+    others: list[tuple[str, str]] = []
+    for group in found:
+        if group.baseline is None:
+            others += group.left_out
+            names = [run.name for arm in group.arms for run in arm.side.runs]
+            reason = f"no finished fine-tuning of {group.model} on {group.dataset} without undo data to compare with"
+            others += [(name, reason) for name in names]
+    made = [_study(group, group.baseline, metric) for group in there if group.baseline is not None]
+    made[0] = replace(made[0], left_out=(*made[0].left_out, *others))
+    return made
+
+
+def _study(group: Group, baseline: Arm, metric: str) -> Study:
+    arms = group.arms
+    plain = [arm for arm in arms if arm.is_plain]
+    planted = [arm for arm in arms if arm.plant is not None and not arm.is_twin]
+    undoing = [arm for arm in plain if arm.may_undo and not arm.bias]
     budgets, at_budget = _budgets(arms, baseline)
+
+    def tests(pairs: Iterable[tuple[Arm, Arm]], among: str | None = None) -> tuple[Line, ...]:
+        lines = [_line(a, b, metric, among) for a, b in pairs]
+        return family([line for line in lines if line is not None])
+
+    against_plain = [(baseline, arm) for arm in plain if arm is not baseline]
+    longer = [arm for arm in plain if is_longer_or_shorter(arm, baseline)]
+    words = [arm for arm in plain if arm.in_words]
+    questions = (
+        Question(
+            "accuracy",
+            "Accuracy",
+            "Is any arm more often right than plain fine-tuning, or less often?",
+            "Share of right answers against the fine-tuning without undo data, on as many rows.",
+            "it needs a second arm",
+            tests(against_plain),
+        ),
+        Question(
+            "tokens",
+            "Accuracy, trained on as many tokens",
+            "Is training with undo data better than plain fine-tuning on as many tokens?",
+            "Rows with mistakes are longer. Here stands against them a plain fine-tuning over more steps.",
+            "it needs a fine-tuning like the baseline with other max_steps",
+            tests([(other, arm) for other in longer for arm in undoing if arm.as_trained]),
+        ),
+        Question(
+            "counterfactual",
+            "Undo allowed against banned, same weights",
+            "Is undo itself the reason?",
+            "Fixed: wrong with undo banned, right with undo allowed; broken: the other way round; their difference is "
+            "what undo itself brings.",
+            "it needs a training decoded with undo allowed and with undo: ban",
+            tests(_counterfactual(plain)),
+        ),
+        Question(
+            "words",
+            "Undo against a correction in words",
+            "Is taking back better than correcting the same mistakes in words?",
+            "The same rows with the same mistakes: undo tokens against words.",
+            "it needs a training with say: words beside the same one without",
+            tests([(other, arm) for other in words for arm in undoing if _same_mistakes(other, arm)]),
+        ),
+        Question(
+            "recovery",
+            "Recovery from a planted mistake",
+            "Does undo help to get over a mistake that is already there?",
+            "Share of right answers that began with a mistake, undo allowed against banned, same weights.",
+            "it needs planted mistakes (plant:) with undo allowed and banned",
+            tests(_counterfactual(planted), DETECTION),
+        ),
+        Question(
+            "budget",
+            "Accuracy at matched sampled tokens",
+            "Is undo better than what else the same number of sampled tokens buys?",
+            "Every question gets at most so many sampled tokens, undone ones and undos included. Against arms that may "
+            "undo, decoded as they were trained, stand the baseline, a vote over its sampled answers, the same weights "
+            "with undo banned, and the correction of the same mistakes in words. All budgets are one family; where "
+            "both sides have the same scores as at the budget before, that is no further test.",
+            "it needs the traces of arms that may undo and of the baseline",
+            at_budget,
+        ),
+    )
     return Study(
+        group.model,
+        group.dataset,
         metric,
-        tuple(arms),
-        accuracy,
-        _family(_counterfactual(plain), metric),
-        _family(_counterfactual([arm for arm in arms if arm.plant is not None and not arm.is_twin]), metric, DETECTION),
+        baseline,
+        arms,
+        questions,
         tuple(_reactions(arms)),
         budgets,
-        at_budget,
-        tuple(left_out),
+        tuple(
+            sorted(
+                (digests(run.entry) for arm in arms for run in arm.side.runs),
+                key=lambda each: read.natural(each.folder),
+            )
+        ),
+        group.cautions,
+        group.left_out,
     )
-
-
-def _baseline(arms: Sequence[Arm]) -> Arm | None:
-    """Return the fine-tuning without undo data that is trained like the first one with it, else the first there is."""
-    trained = [arm for arm in arms if arm.is_trained]
-    plain = [arm for arm in trained if not tables.has_undo_data(arm.record)]
-    wanted = next((arm.recipe for arm in trained if tables.has_undo_data(arm.record)), None)
-    return next((arm for arm in plain if arm.recipe == wanted), plain[0] if plain else None)
-
-
-def _arms(entries: Iterable[Entry], metric: str) -> tuple[list[Arm], list[tuple[str, str]]]:
-    """Return the arms on the items that most experiments were scored on, and what is left out, with the reason."""
-    runs: list[Run] = []
-    left_out: list[tuple[str, str]] = []
-    for entry in entries:
-        if entry.record is None or entry.record.status != "completed":
-            left_out.append((entry.name, "not completed"))
-            continue
-        try:
-            run = compare.load(entry)
-        except StoreError as error:
-            left_out.append((entry.name, str(error)))
-            continue
-        if metric in run.scores:
-            runs.append(run)
-        else:
-            left_out.append((entry.name, f"no {label(metric)} per item"))
-    counted: dict[Any, int] = {}
-    for run in runs:
-        counted[_asked(run)] = counted.get(_asked(run), 0) + 1
-    chosen = max(counted, key=lambda key: counted[key], default=None)
-    left_out += [(run.name, "scored on other items than the rest") for run in runs if _asked(run) != chosen]
-    groups: dict[Any, list[Run]] = {}
-    for run in runs:
-        if _asked(run) == chosen:
-            groups.setdefault(compare.seed_key(run.entry), []).append(run)
-    return [Arm(Side(tuple(sorted(group, key=lambda run: run.record.seed)))) for group in groups.values()], left_out
-
-
-def _asked(run: Run) -> Any:
-    return run.record.dataset, tuple(sorted((item, reference) for item, (_, reference) in run.items.items()))
 
 
 def _counterfactual(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     """Pair what may undo with the same weights where undo is banned, given the same beginnings."""
     pairs = []
     for arm in arms:
-        if arm.is_banned or not arm.training or arm.bias:
+        if not arm.may_undo or not arm.training or arm.bias:
             continue
         banned = [
             other for other in arms if other.is_banned and other.training == arm.training and other.plant == arm.plant
@@ -289,87 +302,32 @@ def _counterfactual(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     return pairs
 
 
-def _family(pairs: Sequence[tuple[Arm, Arm]], metric: str, among: str | None = None) -> tuple[Line, ...]:
-    """Test pairs and adjust them together; `among` keeps to the items that have another score on both sides."""
-    lines = [_line(a, b, metric, among) for a, b in pairs]
-    return _adjusted([line for line in lines if line is not None])
+def _same_mistakes(words: Arm, arm: Arm) -> bool:
+    return words.mistakes == arm.mistakes and words.recipe == arm.recipe and arm.as_trained
 
 
-def _adjusted(lines: Sequence[Line]) -> tuple[Line, ...]:
-    from unsay import stats
-
-    adjusted = stats.holm([line.p for line in lines])
-    return tuple(replace(line, p_holm=p) for line, p in zip(lines, adjusted, strict=True))
-
-
-def _line(a: Arm, b: Arm, metric: str, among: str | None) -> Line | None:
+def _line(a: Arm, b: Arm, metric: str, among: str | None = None) -> Line | None:
+    """Test two arms on the items that both have; `among` keeps to those with another score on both sides."""
     items = compare.common_items(a.side, b.side)
     if among is not None:
         runs = (*a.side.runs, *b.side.runs)
         items = tuple(item for item in items if all(item in run.scores.get(among, {}) for run in runs))
+    items = tuple(item for item in items if all(item in run.scores[metric] for run in (*a.side.runs, *b.side.runs)))
     if not items:
         return None
-    same = bool(a.training) and a.training == b.training
-    return _tested(a.name, b.name, _scores(a, metric, items), _scores(b, metric, items), same_training=same)
-
-
-def _scores(arm: Arm, metric: str, items: Sequence[str]) -> list[list[float]]:
-    return [[run.scores[metric][item] for item in items] for run in arm.side.runs]
-
-
-def _tested(
-    before: str,
-    after: str,
-    a: Sequence[Sequence[float]],
-    b: Sequence[Sequence[float]],
-    *,
-    same_training: bool = False,
-) -> Line:
-    """Compare two arms, one list of scores per seed each: McNemar for single seeds, else the hierarchical bootstrap.
-
-    With the `same_training` on both sides the seeds are drawn once for both: what differs between trainings is no
-    chance of the comparison. Fixed and broken pair the seeds in their order, or every seed with the only one of the
-    other side.
-    """
-    import numpy as np
-
-    from unsay import stats
-
-    one, two = np.array(a, dtype=np.float64), np.array(b, dtype=np.float64)  # (seeds, items)
-    n = one.shape[1]
-    if len(one) == len(two) == 1:
-        only_a, only_b = stats.discordant(one[0].tolist(), two[0].tolist())
-        paired = stats.paired_difference(two[0].tolist(), one[0].tolist())
-        p, test = stats.mcnemar(only_b, only_a).p, compare.MCNEMAR
-        low, high, stderr = paired.low, paired.high, paired.stderr
-    else:
-        columns = [matched.column(at, n) for at in range(len(one) + len(two))]
-        if same_training:
-            contrast = stats.Contrast((matched.nothing,), tuple(columns[: len(two)]))
-            rows = (two - one).T
-        else:
-            contrast = stats.Contrast(tuple(columns[: len(one)]), tuple(columns[len(one) :]))
-            rows = np.concatenate([one, two]).T
-        (drawn,) = stats.contrasts(rows, [contrast], resamples=compare.RESAMPLES, seed=compare.SEED)
-        p, test = 1.0 if drawn.p is None else drawn.p, SAME_TRAINING if same_training else compare.HIERARCHICAL
-        low, high, stderr = drawn.low, drawn.high, drawn.stderr
-    count = max(len(one), len(two))
-    right_a, right_b = (np.resize(each, (count, n)) > 0 for each in (one, two))
-    return Line(
-        baseline=before,
-        other=after,
-        n=n,
-        before=float(one.mean()),
-        after=float(two.mean()),
-        diff=float(two.mean() - one.mean()),
-        low=low,
-        high=high,
-        fixed=100.0 * float((~right_a & right_b).mean()),
-        broken=100.0 * float((right_a & ~right_b).mean()),
-        p=p,
-        test=test,
-        smallest=stats.smallest_difference(stderr) if stderr else None,
+    one, two = ([[run.scores[metric][item] for item in items] for run in arm.side.runs] for arm in (a, b))
+    return paired(
+        a.name,
+        b.name,
+        one,
+        two,
+        same_training=bool(a.training) and a.training == b.training,
+        trained=(a.is_trained, b.is_trained),
+        seeds=(a.side.seeds, b.side.seeds),
     )
+
+
+# -- behind a mistake --------------------------------------------------------------------------------------------------
 
 
 def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
@@ -382,9 +340,9 @@ def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
             bias=arm.bias,
             plant=arm.plant,
             n=len(arm.side.runs[0].scores.get(DETECTION, {})),
-            rates={name: _mean(arm, name) for name in (DETECTION, *BEHIND, STRICT)},
-            false_undo=None if twin is None else _mean(twin, FALSE_UNDO),
-            auroc=None if twin is None else _auroc(arm, twin),
+            rates={name: _rate(arm, name) for name in (DETECTION, *BEHIND, STRICT)},
+            false_undo=Rate(None) if twin is None else _rate(twin, FALSE_UNDO),
+            auroc=Rate(None) if twin is None else _auroc(arm, twin),
         )
 
 
@@ -398,105 +356,170 @@ def _is_twin_of(other: Arm, arm: Arm) -> bool:
     return same and other.is_twin and not other.is_banned
 
 
-def _mean(arm: Arm, metric: str) -> float | None:
-    """Return the mean over seeds of the mean over the items that were given a beginning, or over all without any."""
-    values = []
+def _rate(arm: Arm, metric: str) -> Rate:
+    """Return the mean of a score over seeds and the items that all of them gave a beginning (or all, without any)."""
+    from unsay import stats
+    from unsay.metrics import share
+
+    kept = []
     for run in arm.side.runs:
-        scores = run.scores.get(metric, {})
-        given = run.scores.get(CHANCE, {}) if arm.plant is not None else {}
-        kept = [score for item, score in scores.items() if not given or item in given]
-        if kept:
-            values.append(math.fsum(kept) / len(kept))
-    return math.fsum(values) / len(values) if values else None
+        scores, given = run.scores.get(metric, {}), run.scores.get(CHANCE, {})
+        kept.append({item: score for item, score in scores.items() if not given or item in given})
+    items = _common(kept)
+    if not items:
+        return Rate(None)
+    table = [[scores[item] for item in items] for scores in kept]
+    if len(table) == 1 or all(score == table[0][0] for row in table for score in row):
+        # Nothing differs: an interval from the items of one seed is the honest one.
+        found = share(table[0], "")
+        return Rate(found.value, found.stderr, found.low, found.high)
+    over = stats.seeded_mean(table, bounds=(0.0, 100.0))
+    return Rate(over.value, over.stderr, over.low, over.high)
 
 
-def _auroc(arm: Arm, twin: Arm) -> stats.Estimate | None:
-    """Return the AUROC of p(undo) behind mistakes against twins, over the items, each the mean of its seeds."""
+def _common(scores: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the items that every seed has, in natural order."""
+    return sorted(set.intersection(*(set(each) for each in scores)), key=read.natural) if scores else []
+
+
+def _auroc(arm: Arm, twin: Arm) -> Rate:
+    """Return the AUROC of p(undo) behind mistakes against twins, the mean over the seeds that both have."""
     from unsay import stats
 
-    pairs = [
-        (run.scores.get(CHANCE, {}), clean.scores.get(CHANCE, {}))
-        for run, clean in zip(arm.side.runs, twin.side.runs, strict=False)
-    ]
-    found = []
-    for planted, clean in pairs:
-        items = [item for item in planted if item in clean]
-        if items:
-            found.append(stats.auroc([planted[item] for item in items], [clean[item] for item in items]))
-    if len(found) <= 1:
-        return found[0] if found else None
-    # Probabilities of differently trained models are on scales of their own: one area per seed, then their mean.
-    areas = [each.value for each in found if each.value is not None]
-    spread = stats.mean(areas, bounds=(0.0, 1.0))
-    return replace(spread, reason=f"over {len(areas)} seeds")
+    twins = {run.record.seed: run.scores.get(CHANCE, {}) for run in twin.side.runs}
+    pairs = [(run.scores.get(CHANCE, {}), twins[run.record.seed]) for run in arm.side.runs if run.record.seed in twins]
+    items = _common([each for pair in pairs for each in pair])
+    if not items:
+        return Rate(None)
+    seeds = [([planted[item] for item in items], [clean[item] for item in items]) for planted, clean in pairs]
+    found = stats.auroc(*seeds[0]) if len(seeds) == 1 else stats.auroc_over_seeds(seeds)
+    return Rate(found.value, found.stderr, found.low, found.high)
 
 
 # -- matched tokens ----------------------------------------------------------------------------------------------------
 
 
-def _budgets(arms: Sequence[Arm], baseline: Arm) -> tuple[tuple[Budget, ...], tuple[tuple[int, tuple[Line, ...]], ...]]:
-    """Return every arm at matched sampled tokens, and the tests of arms that may undo against the vote."""
-    plain = [arm for arm in arms if arm.plant is None and not arm.is_sampled]
+@dataclass(frozen=True)
+class _Scored:
+    """Scores of one arm at every budget, (budgets, items, seeds or models), and the tokens spent on average.
+
+    Items are in natural order, whatever order their answers ended in.
+    """
+
+    name: str
+    items: tuple[str, ...]
+    scores: NDArray[np.float64]
+    tokens: tuple[float, ...]
+    training: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trained: bool
+    most: int = 1
+
+    def budget(self, *, in_figure: bool) -> Budget:
+        points = matched.summarise(self.scores, matched.BUDGETS, self.tokens)
+        curve = matched.Curve("one answer", (), points)
+        return Budget(
+            self.name, points, curve.area, curve.tokens_per_right, in_figure=in_figure, most=self.most
+        )  # fmt: skip
+
+    def against(self, control: _Scored) -> list[Line]:
+        """Test this arm against another one at every budget at which something changes, question by question."""
+        import numpy as np
+
+        places = [{item: place for place, item in enumerate(one.items)} for one in (control, self)]
+        common = [item for item in self.items if item in places[0]]
+        rows = [[at[item] for item in common] for at in places]
+        if not common:
+            return []
+        lines = []
+        before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        for at, budget in enumerate(matched.BUDGETS):
+            a, b = control.scores[at, rows[0]].T, self.scores[at, rows[1]].T
+            if before is None or not (np.array_equal(a, before[0]) and np.array_equal(b, before[1])):
+                same = bool(self.training) and self.training == control.training
+                line = paired(
+                    control.name,
+                    self.name,
+                    a.tolist(),
+                    b.tolist(),
+                    same_training=same,
+                    trained=(control.trained, self.trained),
+                    seeds=(control.seeds, self.seeds),
+                    budget=budget,
+                )
+                lines.append(line)
+            before = a, b
+        return lines
+
+
+def _budgets(arms: Sequence[Arm], baseline: Arm) -> tuple[tuple[Budget, ...], tuple[Line, ...]]:
+    """Return every arm at matched sampled tokens, and the tests of arms that may undo against what else there is."""
     found: list[Budget] = []
-    undoing: dict[str, _Scored] = {}
-    for arm in plain:
+    plain: list[tuple[Arm, _Scored]] = []
+    votes: list[_Scored] = []
+    tested = [arm for arm in arms if arm.is_plain and arm.may_undo and arm.as_trained and not arm.bias]
+    for arm in arms:
+        if not arm.is_plain:
+            continue
         try:
             scored = _one_answer(arm)
         except StoreError as error:
             found.append(Budget(arm.name, (), None, None, str(error)))
             continue
-        may_undo = tables.has_undo_data(arm.record) and not arm.is_banned
-        as_trained = arm.context == arm.trained_context
-        found.append(scored.budget(arm.name, in_figure=arm is baseline or (may_undo and as_trained)))
-        if may_undo:
-            undoing[arm.name] = scored
-    by_config: dict[str, list[Arm]] = {}
-    for arm in arms:
-        if arm.plant is None and arm.is_sampled and not arm.is_trained and arm.side.is_group:
-            by_config.setdefault(arm.record.config, []).append(arm)
-    tested: dict[int, list[Line]] = {budget: [] for budget in matched.BUDGETS}
-    for config, group in by_config.items():
-        models = f" ({len(group)} models)" if len(group) > 1 else ""
-        name = f"{config}, majority of up to {min(len(arm.side.runs) for arm in group)}{models}"
+        shown = arm in tested or any(_is_control(arm, one, baseline) for one in tested) or arm is baseline
+        found.append(scored.budget(in_figure=shown))
+        plain.append((arm, scored))
+    for group in _voting(arms):
+        of_baseline = bool(set(baseline.training) & {hash for arm in group for hash in arm.training})
         try:
             vote = _vote(group)
         except StoreError as error:
-            found.append(Budget(name, (), None, None, str(error)))
+            found.append(Budget(_vote_name(group), (), None, None, str(error)))
             continue
-        found.append(vote.budget(name, in_figure=True))
-        for arm_name, scored in undoing.items():
-            for at, budget in enumerate(matched.BUDGETS):
-                a, b = vote.both(scored, at)
-                tested[budget].append(_tested(name, arm_name, a, b))
-    return tuple(found), tuple((budget, _adjusted(lines)) for budget, lines in tested.items() if lines)
+        found.append(vote.budget(in_figure=of_baseline))
+        votes += [vote] if of_baseline else []
+    lines: list[Line] = []
+    for arm, scored in plain:
+        if arm in tested:
+            controls = [other_scored for other, other_scored in plain if _is_control(other, arm, baseline)]
+            for control in (*controls, *votes):
+                lines += scored.against(control)
+    return tuple(found), family(lines)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """Scores of one arm at every budget, (budgets, items, seeds or models), and the tokens spent on average."""
-
-    items: tuple[str, ...]
-    scores: NDArray[np.float64]
-    tokens: tuple[float, ...]
-
-    def budget(self, name: str, *, in_figure: bool) -> Budget:
-        curve = matched.Curve("one answer", (), matched.summarise(self.scores, matched.BUDGETS, self.tokens))
-        return Budget(name, curve.points, curve.area, curve.tokens_per_right, in_figure=in_figure)
-
-    def both(self, other: _Scored, at: int) -> tuple[list[list[float]], list[list[float]]]:
-        """Return the scores of both, seed by seed, at one of the budgets, on the items that both have, in one order."""
-        mine_at, theirs_at = ({item: place for place, item in enumerate(one.items)} for one in (self, other))
-        common = sorted(mine_at.keys() & theirs_at.keys(), key=read.natural)
-        places = [[at_of[item] for item in common] for at_of in (mine_at, theirs_at)]
-        mine, theirs = (one.scores[at, rows].T for one, rows in zip((self, other), places, strict=True))
-        return mine.tolist(), theirs.tolist()
+def _is_control(other: Arm, arm: Arm, baseline: Arm) -> bool:
+    """Say whether an arm is the baseline, the same weights with undo banned, or has the same mistakes in words."""
+    banned = other.is_banned and bool(other.training) and other.training == arm.training
+    return other is baseline or banned or (other.in_words and _same_mistakes(other, arm))
 
 
 def _one_answer(arm: Arm) -> _Scored:
     rows, golds = matched.together([run.entry for run in arm.side.runs])
-    answers, right = list(rows.values()), [golds[item] for item in rows]
-    spent = matched.spent(answers, matched.BUDGETS)
-    return _Scored(tuple(rows), matched.single(answers, right, matched.BUDGETS), tuple(spent.tolist()))
+    items = tuple(sorted(rows, key=read.natural))
+    answers = [rows[item] for item in items]
+    scores = matched.single(answers, [golds[item] for item in items], matched.BUDGETS)
+    spent = tuple(matched.spent(answers, matched.BUDGETS).tolist())
+    return _Scored(arm.name, items, scores, spent, arm.training, arm.side.seeds, arm.is_trained)
+
+
+def _voting(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Return the arms with several sampled answers of one model, those of the seeds of one training together."""
+    found: dict[Any, list[Arm]] = {}
+    for arm in arms:
+        if arm.plant is None and arm.is_sampled and not arm.is_trained and arm.side.is_group:
+            source = arm.source
+            of = arm.record.model if source is None else (source.model, source.method, source.config)
+            found.setdefault((arm.record.config, of), []).append(arm)
+    return [sorted(group, key=_source_seed) for group in found.values()]
+
+
+def _source_seed(arm: Arm) -> int:
+    return 0 if arm.source is None else arm.source.seed
+
+
+def _vote_name(group: Sequence[Arm]) -> str:
+    models = f" ({len(group)} models)" if len(group) > 1 else ""
+    return f"{group[0].record.config}, majority of up to {min(len(arm.side.runs) for arm in group)}{models}"
 
 
 def _vote(group: Sequence[Arm]) -> _Scored:
@@ -504,7 +527,7 @@ def _vote(group: Sequence[Arm]) -> _Scored:
     import numpy as np
 
     models = [matched.together([run.entry for run in arm.side.runs]) for arm in group]
-    items = tuple(item for item in models[0][0] if all(item in rows for rows, _ in models))
+    items = tuple(sorted(set.intersection(*(set(rows) for rows, _ in models)), key=read.natural))
     scores = np.zeros((len(matched.BUDGETS), len(items), len(models)))
     tokens = np.zeros_like(scores)
     for at, budget in enumerate(matched.BUDGETS):
@@ -512,37 +535,46 @@ def _vote(group: Sequence[Arm]) -> _Scored:
             for row, item in enumerate(items):
                 final, used = matched.vote(rows[item], budget)
                 scores[at, row, column], tokens[at, row, column] = 100.0 * (final == golds[item]), used
-    return _Scored(items, scores, tuple(tokens.mean(axis=(1, 2)).tolist()))
+    return _Scored(
+        _vote_name(group),
+        items,
+        scores,
+        tuple(tokens.mean(axis=(1, 2)).tolist()),
+        tuple(hash for arm in group for hash in arm.training),
+        tuple(_source_seed(arm) for arm in group),
+        any(arm.training for arm in group),
+        min(len(arm.side.runs) for arm in group),
+    )
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
 
-LISTED = 6
-"""Arms without a difference that are named one by one."""
+
+def _sentence(parts: Sequence[str]) -> str:
+    said = "; ".join(parts)
+    return said[:1].upper() + said[1:]
 
 
-def _said(question: str, lines: Sequence[Line], against: str) -> str:
-    if not lines:
-        return ""
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
 
-    def listed(found: Sequence[Line]) -> str:
-        return ", ".join(f"{line.other} ({line.diff:+.1f} points, {numbers.p_words(line.p_holm)})" for line in found)
 
-    higher = [line for line in lines if line.beyond_chance and line.diff > 0]
-    lower = [line for line in lines if line.beyond_chance and line.diff < 0]
-    unclear = [line for line in lines if not line.beyond_chance]
-    parts = []
-    if higher:
-        parts.append(f"higher for {listed(higher)}")
-    if lower:
-        parts.append(f"lower for {listed(lower)}")
-    if unclear:
-        seen = [line.smallest for line in unclear if line.smallest is not None]
-        limit = f"; differences below {max(seen):.1f} points could have gone unseen" if seen else ""
-        which = listed(unclear) if len(unclear) <= LISTED else f"{len(unclear)} of {len(lines)} arms"
-        parts.append(f"no difference beyond chance for {which}{limit}")
-    family = f"{len(lines)} comparison{'s' if len(lines) > 1 else ''}"
-    return f"{question}, {against}: {'; '.join(parts)} (p adjusted by Holm over {family})."
+def _listed(found: Sequence[Line]) -> str:
+    """Name lines with difference and p; the budgets of one pair together."""
+    pairs: dict[tuple[str, str], list[Line]] = {}
+    for line in found:
+        pairs.setdefault((line.other, line.baseline), []).append(line)
+    said = []
+    for (other, baseline), lines in pairs.items():
+        against = f" against {baseline}" if lines[0].budget is not None else ""
+        each = ", ".join(
+            f"{line.diff:+.1f} points{'' if line.budget is None else f' at {line.budget} tokens'}, "
+            f"{numbers.p_words(line.p_holm)}"
+            for line in lines
+        )
+        said.append(f"{other}{against} ({each})")
+    return "; ".join(said) if len(said) > 1 and " against " in said[0] else ", ".join(said)
 
 
 def entries_of(entries: Iterable[Entry]) -> list[Entry]:

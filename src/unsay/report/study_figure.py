@@ -18,6 +18,7 @@ from unsay.report.study import Budget
 WIDTH, HEIGHT = 860, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 300, 30, 46
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B")
+MARKER = "<!-- unsay:study-figure -->"
 DASHES = ("", "8 4", "2 3", "10 3 2 3")
 
 
@@ -63,8 +64,8 @@ def svg(budgets: Sequence[Budget]) -> str:
     said = "; ".join(f"{each.name}: {each.points[-1].value:.1f} %" for each in drawn)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="sans-serif" font-size="12" role="img"><title>{_plain(f"Accuracy by sampled tokens. {said}")}'
-        f"</title>{''.join(parts)}</svg>\n"
+        f'font-family="sans-serif" font-size="12" role="img">{MARKER}'
+        f"<title>{_plain(f'Accuracy by sampled tokens. {said}')}</title>{''.join(parts)}</svg>\n"
     )
 
 
