@@ -28,6 +28,8 @@ from unsay.records import ExperimentRecord, next_id
 from unsay.report.markdown import write_page
 from unsay.store import claims, layout, read, stopping, tickets, write
 
+_PAGE_SHARE = 20
+"""So many times as long as the page took to write, experiments go on before it is written again."""
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at what others are at, when there is nothing else to do."""
 
@@ -121,6 +123,9 @@ class _Run:
         """What was submitted and has not ended, by the experiment's folder."""
         self._messages: queue.SimpleQueue[tuple[Job, Event | Outcome | BaseException]] = queue.SimpleQueue()
         self._outcomes: dict[str, Ended] = {}
+        self._page_is_old = False
+        self._page_due = 0.0
+        """When the page may be written again, by the monotonic clock."""
         self._others = False
         """Whether another run is at something that this one wants."""
 
@@ -133,6 +138,9 @@ class _Run:
             for _, running in self._flying.values():
                 running.cancel()
             raise
+        finally:
+            if self._page_is_old:
+                self._write_page()
         return self._found(jobs)
 
     def through(self, executor: Queue, experiments: Sequence[Experiment]) -> list[Ended]:
@@ -293,7 +301,9 @@ class _Run:
 
     def _end(self, ended: Ended) -> None:
         self._note(ended)
-        self._write_page()
+        self._page_is_old = True
+        if time.monotonic() >= self._page_due:
+            self._write_page()
 
     def _note(self, ended: Ended) -> None:
         self._outcomes[ended.experiment.folder] = ended
@@ -324,11 +334,14 @@ class _Run:
             self._watcher.later(experiment, why)
 
     def _write_page(self) -> None:
-        """Write the page; one run at a time, so that it never becomes older."""
+        """Write the page; one run at a time, so that it never becomes older. A long one is written less often."""
+        began = time.monotonic()
         with ExitStack() as held:
             with suppress(LockedError):  # as where results are imported for hours
                 held.enter_context(write.lock(self._plan.output_dir, wait=5.0))
             write_page(self._plan.output_dir)
+        self._page_is_old = False
+        self._page_due = time.monotonic() + _PAGE_SHARE * (time.monotonic() - began)
 
 
 @dataclass(frozen=True)

@@ -456,6 +456,23 @@ def test_answers_are_checked_alone(lab: Lab) -> None:
     assert record.facts["engine"]["slots"] > 1
 
 
+def test_a_long_page_is_not_written_after_every_experiment_but_at_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def slowly(outputs: Path) -> None:
+        records = [entry.record for entry in read.find(outputs)]
+        written.append([record.status for record in records if record is not None].count("completed"))
+        time.sleep(5.0)  # so long that no other experiment takes a hundred seconds
+
+    monkeypatch.setattr("unsay.runner.write_page", slowly)
+    line = {"method": "vanilla", "config": "fewshot_0"}
+    lab.write(*(line | {"decode": {"max_new_tokens": length}} for length in (2, 3, 4)))
+    assert lab.run() == 0
+    assert written == [0, 1, 3]  # before anything is done, after the first one, at the end
+
+
 def test_force_runs_again_and_keeps_the_old_result(lab: Lab) -> None:
     lab.write({"method": "vanilla", "config": "fewshot_0", "decode": SHORT})
     assert lab.run() == 0
