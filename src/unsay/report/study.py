@@ -68,9 +68,7 @@ class Question:
         limit = f" True differences below {_range(seen)} points could have gone unseen." if seen else ""
         if not parts:
             furthest = max(unclear, key=lambda line: abs(line.diff))
-            return (
-                f"Not beyond chance, in none of {family}; the largest difference seen is {_listed([furthest])}.{limit}"
-            )
+            return f"Nothing beyond chance in {family}; the largest difference seen is {_listed([furthest])}.{limit}"
         rest = f"no difference beyond chance in the other {len(unclear)} of {family} (p adjusted by Holm)"
         return f"{_sentence([*parts, rest])}.{limit}"
 
@@ -235,7 +233,7 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
         Question(
             "counterfactual",
             "Undo allowed against banned, same weights",
-            "Is undo itself the reason?",
+            "Does taking back, by itself, change how often the same weights are right?",
             "Fixed: wrong with undo banned, right with undo allowed; broken: the other way round; their difference is "
             "what undo itself brings.",
             "it needs a training decoded with undo allowed and with undo: ban",

@@ -203,9 +203,7 @@ def test_the_conclusion_says_what_the_tests_say(lab: Path) -> None:
     assert recovery.beyond_chance
     assert recovery.diff == pytest.approx(12.5)
     said = {question.key: question.answer() for question in found.questions}
-    assert said["accuracy"].startswith(
-        "Not beyond chance, in none of 2 comparisons; the largest difference seen is slip"
-    )
+    assert said["accuracy"].startswith("Nothing beyond chance in 2 comparisons; the largest difference seen is slip")
     assert "points could have gone unseen" in said["accuracy"]
     assert said["recovery"].startswith("Higher for slip-planted (3 seeds) (+12.5 points, p ")
     assert "Lower for slip (3 seeds) against vote" in said["budget"]
