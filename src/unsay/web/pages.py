@@ -311,6 +311,7 @@ def sample(looking: Looking, entry: Entry, item: str, repeat: int, query: Sample
         "prompt_cut": asked.cut if asked is not None else None,
         "tokens": _tokens(entry, trace) if trace is not None else None,
         "counts": trace.counts.to_json() if trace is not None else None,
+        "given": trace.beginning.given if trace is not None and trace.beginning is not None else 0,
         "metrics": _why(entry, seen, trace),
         "filter": {"search": query.search, "outcome": query.outcome, "undone": query.undone, "cut": query.cut},
         "before": None if before is None else {"item": before.sample.item, "repeat": before.repeat},

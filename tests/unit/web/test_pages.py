@@ -15,7 +15,7 @@ from tests.unit.lab import END, TABLE, Arm, change_record, make, set_right
 from tests.unit.web.site import document, page, visit
 from unsay import metrics, undo
 from unsay.metrics.exact_match import ExactMatch
-from unsay.records import ItemScores, Sample
+from unsay.records import Beginning, ItemScores, Sample
 from unsay.report import compare, tables
 from unsay.store import archive, layout, read, write
 from unsay.web import pages
@@ -318,6 +318,15 @@ def test_a_sample_shows_what_was_taken_back_and_by_which_undo(client: TestClient
     assert struck["data-at"] == "1"
     assert len(shown.all("del", data_token=True) + shown.all("span", data_token=True)) == 4
     assert "4 tokens sampled, 2 kept, 1 taken back by 1 undo" in shown.text
+
+
+def test_what_an_answer_was_given_to_begin_with_was_not_sampled(lab: Path, client: TestClient) -> None:
+    traces = [replace(trace, beginning=Beginning(3, 1)) for trace in read.traces(lab / UNDO)]
+    (lab / UNDO / layout.TRACES).unlink()
+    with write.Journal(lab / UNDO / layout.TRACES) as journal:
+        for trace in traces:
+            journal.append(trace.to_json())
+    assert "3 tokens given to begin with, 1 tokens sampled, 2 kept" in page(client, f"/sample/{UNDO}?item=0").text
 
 
 def test_a_sample_says_why_it_was_scored_so(lab: Path, client: TestClient) -> None:
