@@ -63,7 +63,7 @@ class Question:
         count = len(self.lines)
         family = f"{count} comparison{'s' if count > 1 else ''}"
         if not unclear:
-            return f"{_sentence(parts)} (in all of {family}, p adjusted by Holm)."
+            return f"{_sentence(parts)} ({'one comparison' if count == 1 else f'all of {family}, p adjusted by Holm'})."
         seen = [line.smallest for line in unclear if line.smallest is not None]
         limit = f" True differences below {_range(seen)} points could have gone unseen." if seen else ""
         if not parts:

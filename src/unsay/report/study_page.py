@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from unsay.errors import StoreError
 from unsay.report import matched, numbers, study_figure
+from unsay.report.escape import line as one_line
 from unsay.report.escape import markdown as esc
 from unsay.report.names import STRICT, label
 from unsay.report.study import BEHIND, DETECTION, Question, Rate, Study
@@ -303,7 +304,7 @@ def _hashes(found: Study, heading: str) -> list[str]:
         "prints those of seed 1 that are not on this page.",
         "",
         "```text",
-        *[each.text.replace("`", "'") for each in found.hashes],
+        *[one_line(each.text).replace("`", "'") for each in found.hashes],
         "```",
     ]
 

@@ -94,6 +94,9 @@ def test_the_command_prints_a_line_for_each_experiment(tmp_path: Path, capsys: p
     assert [line.split()[0] for line in lines] == [SFT.folder, Arm("VAN").folder]
     assert lines[0].endswith(f"weights={(digests.weights(folder / layout.TRAIN) or '')[:32]}")
     assert lines[1].endswith("weights=-")
+    (folder / layout.TRAIN / digests.ADAPTER).write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert digests.digests(read.entry(tmp_path, SFT.folder)).text.endswith("weights=unreadable")
+    save(folder / layout.TRAIN / digests.ADAPTER, TENSORS, order=["a", "b"])
     assert cli.main(["report", "--output-dir", str(tmp_path), "--hashes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hashes"][1]["weights"] is None
     assert cli.main(["report", "--output-dir", str(tmp_path), "--hashes", "--html", "x.html"]) == 2
