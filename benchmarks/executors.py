@@ -103,10 +103,11 @@ def run(folder: Path, executor: str, options: Sequence[str], *arguments: str) ->
     wait = ["--wait"] if executor == "slurm" else []
     command = [sys.executable, "-m", "unsay", "run", "lab.yaml", "--device", "cpu", "--executor", executor]
     clock, memory = measured([*command, *given, *wait, *arguments], folder)
-    records = [entry.record for entry in read.find(folder / "outputs") if entry.record is not None]
-    attempts = [attempt for record in records for attempt in record.attempts]
+    entries = [(entry, entry.record) for entry in read.find(folder / "outputs") if entry.record is not None]
+    attempts = [attempt for _, record in entries for attempt in record.attempts]
+    answered = sum(entry.limit or record.items or 0 for entry, record in entries if record.attempts)
     work = sum(sum(attempt.timings.values()) for attempt in attempts)
-    return Ran(clock, work, sum(record.items or 0 for record in records), memory)
+    return Ran(clock, work, answered, memory)
 
 
 def digits(outputs: Path) -> str:
