@@ -119,6 +119,7 @@ def assert_equal_to_inline(lab: Path, tmp: Path, items: int) -> None:
     assert crash.results(lab) == crash.results(other)
 
 
+@pytest.mark.slow
 def test_one_evaluation_in_shards_and_a_helper_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     lab = make(tmp_path / "lab", 60, items=40)
     run = on(cluster, lab, "--option", "shards=2")

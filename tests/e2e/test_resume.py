@@ -464,7 +464,7 @@ def test_a_long_page_is_not_written_after_every_experiment_but_at_the_end(
     def slowly(outputs: Path) -> None:
         records = [entry.record for entry in read.find(outputs)]
         written.append([record.status for record in records if record is not None].count("completed"))
-        time.sleep(5.0)  # so long that no other experiment takes a hundred seconds
+        time.sleep(2.0)  # no other experiment takes forty seconds
 
     monkeypatch.setattr("unsay.runner.write_page", slowly)
     line = {"method": "vanilla", "config": "fewshot_0"}
