@@ -41,3 +41,22 @@ def agreement(
             first = next((at for at, (one, other) in pairs if one != other), min(len(now), len(before)))
             differ.append({"doc_id": request.key.doc_id, "token": first})
     return {"items": len(chosen), "agree": len(chosen) - len(differ), "differ": differ}
+
+
+def drawn_otherwise() -> dict[str, Any]:
+    """Return what is said where answers cannot be compared, as a server draws its own."""
+    return {"items": 0, "agree": 0, "differ": [], "why": "a server draws other answers from the same seed"}
+
+
+def check_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:
+    """Say how many answers came out differently, and from whom; nothing where all agree or none was checked."""
+    if checked is None:
+        return ()
+    found = [(checked, f"alone, by {checked['generated_again_by']}" if "generated_again_by" in checked else "alone")]
+    if "with" in checked:
+        found.append((checked["with"], f"from the {checked['with']['backend']['kind']} backend"))
+    return tuple(
+        f"{each['items'] - each['agree']} of {each['items']} answers come out differently {how}"
+        for each, how in found
+        if each["agree"] < each["items"]
+    )

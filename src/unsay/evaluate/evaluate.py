@@ -19,7 +19,7 @@ from unsay.backend import Backend
 from unsay.data.source import Source
 from unsay.errors import EvaluationError, StoreError
 from unsay.evaluate import task_scores
-from unsay.evaluate.batch_check import agreement, check_batch, evenly
+from unsay.evaluate.batch_check import agreement, check_batch, check_warnings, drawn_otherwise, evenly
 from unsay.evaluate.engines import CHECKED, Engines
 from unsay.evaluate.lm_eval_model import PromptItem, UnsayLM
 from unsay.evaluate.lm_eval_tasks import aggregations, asked, check_lines, task_config
@@ -159,7 +159,7 @@ def evaluate(evaluation: Evaluation, progress: Progress, report: Report = _to_no
         }
         | ({} if not changes else {"engine_changes": {"answers": changes, "generated_again": answers.engines.checked}})
         | ({} if checked is None else {"batch_check": checked}),
-        warnings=(*prompts.warnings(), *answers.engines.remark(len(answers.traces)), *_batch_warnings(checked)),
+        warnings=(*prompts.warnings(), *answers.engines.remark(len(answers.traces)), *check_warnings(checked)),
     )
 
 
@@ -285,7 +285,7 @@ class Answers:
         """Generate some answers again alone; see `unsay.evaluate.batch_check`."""
         opened = self._evaluation.opened
         if opened.backend is not None and self._evaluation.decode.do_sample:
-            return {"items": 0, "agree": 0, "differ": [], "why": _DRAWN}
+            return drawn_otherwise()
         traces = {trace.key: trace for trace in self.traces}
         requests = [self._request(item, prompt) for item, prompt in zip(self._items, self.prompts, strict=True)]
         chosen = evenly(requests, self._evaluation.check_batch)
@@ -304,7 +304,7 @@ class Answers:
         assert opened.model is not None
         said = backend.to_json()
         if self._evaluation.decode.do_sample:
-            return {"items": 0, "agree": 0, "differ": [], "why": _DRAWN, "backend": said}
+            return drawn_otherwise() | {"backend": said}
         other = replace(opened, model=replace(opened.model, backend=backend))
         with engine_of(other, self._options(), self._evaluation.folder) as generator:
             return agreement(chosen, generator.generate(chosen), traces) | {"backend": said}
@@ -412,22 +412,6 @@ class Answers:
         self.spent["tokens_read"] += read
         self.spent["tokens_written"] += trace.counts.sampled
         self.spent["tokens_taken_back"] += trace.counts.popped
-
-
-_DRAWN = "a server draws other answers from the same seed"
-
-
-def _batch_warnings(checked: dict[str, Any] | None) -> tuple[str, ...]:
-    if checked is None:
-        return ()
-    found = [(checked, f"alone, by {checked['generated_again_by']}" if "generated_again_by" in checked else "alone")]
-    if "with" in checked:
-        found.append((checked["with"], f"from the {checked['with']['backend']['kind']} backend"))
-    return tuple(
-        f"{each['items'] - each['agree']} of {each['items']} answers come out differently {how}"
-        for each, how in found
-        if each["agree"] < each["items"]
-    )
 
 
 def _seed(seed: int, prompt: Prompt) -> int:
