@@ -93,16 +93,8 @@ class Equivalence:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """Two arms to compare: one statistic per seed of each arm, all of the same rows (an arm without seeds has one)."""
-
-    a: tuple[Statistic, ...]
-    b: tuple[Statistic, ...]
-
-
-@dataclass(frozen=True)
 class Resampled:
-    """Arm b minus arm a, and its spread over seeded resamples; `p` is two-sided, (1 + resamples across 0) counted.
+    """A difference and its spread over seeded resamples; `p` is two-sided, (1 + resamples across 0) counted.
 
     `stderr`, `low`, `high` and `p` are None for a single item.
     """
@@ -403,11 +395,11 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
     return fraction
 
 
-def equivalence(diff: float, stderr: float, margin: float, *, alpha: float = 0.05) -> Equivalence:
-    """Test whether a true difference is smaller than `margin` in size, by two one-sided z tests (TOST).
+def equivalence(diff: float, stderr: float, margin: float, *, alpha: float = 0.05, df: float = math.inf) -> Equivalence:
+    """Test whether a true difference is smaller than `margin` in size, by two one-sided t tests (TOST).
 
-    Equivalent at `alpha` where the 1 - 2 · alpha interval diff ± z · stderr lies inside ± margin. Raises DataError for
-    a margin that is not above 0 or a negative standard error.
+    Equivalent at `alpha` where the 1 - 2 · alpha interval diff ± t · stderr, with `df` degrees of freedom, lies inside
+    ± margin. Raises DataError for a margin that is not above 0 or a negative standard error.
     """
     if not 0 < margin < math.inf:
         raise DataError(f"equivalence: expected a margin above 0, got {margin}")
@@ -416,7 +408,8 @@ def equivalence(diff: float, stderr: float, margin: float, *, alpha: float = 0.0
     if stderr == 0:
         p = 0.0 if abs(diff) < margin else 1.0
     else:
-        p = max(_upper_tail((margin - diff) / stderr), _upper_tail((margin + diff) / stderr))
+        t = (margin - abs(diff)) / stderr
+        p = student_p(t, df) / 2 if t >= 0 else 1 - student_p(t, df) / 2
     return Equivalence(margin, p, p < alpha)
 
 
@@ -441,18 +434,29 @@ def seeded_mean(rows: Any, *, bounds: tuple[float, float] | None = None, confide
 
 
 def seeded_difference(
-    a: Any, b: Any, *, trained: tuple[bool, bool] = (True, True), confidence: float = CONFIDENCE
+    a: Any,
+    b: Any,
+    *,
+    same_training: bool = False,
+    trained: tuple[bool, bool] = (True, True),
+    confidence: float = CONFIDENCE,
 ) -> Seeded:
     """Estimate b minus a, each (seeds, items), on the same items, with seeds of their own.
 
     As `seeded_mean`, with S² / K of both sides and c(a) + c(b) - 2 c(a, b) for the items (readers nested in
-    modalities: Hillis, Statistics in Medicine 33, 2014). A single seed of something that was trained is taken to vary
-    as the seeds of the other side do; what is not trained has no such chance. Raises DataError where the items differ
-    in number, for rows that are no finite table, and where neither side has two seeds: `mcnemar` is for those.
+    modalities: Hillis, Statistics in Medicine 33, 2014). With the `same_training` in every row of both, what differs
+    between trainings is no chance of the difference: they are subtracted first. A single seed of something that was
+    `trained` is taken to vary as the seeds of the other side do; what is not trained has no such chance. Raises
+    DataError where the items differ in number, for rows that are no finite table, and where neither side has two seeds:
+    `mcnemar` is for those.
     """
     one, two = _table(a), _table(b)
     if one.shape[1] != two.shape[1]:
         raise DataError(f"seeded difference: expected the same items, got {one.shape[1]} and {two.shape[1]}")
+    if same_training:
+        if len(one) != len(two):
+            raise DataError(f"seeded difference: expected the same trainings, got {len(one)} and {len(two)}")
+        return seeded_mean(two - one, confidence=confidence)
     if len(one) < 2 and len(two) < 2:
         raise DataError("seeded difference: expected two seeds on one side at least, got one on each")
     n = one.shape[1]
@@ -543,43 +547,51 @@ def _degrees(variance: float, parts: Sequence[tuple[float, int]]) -> float:
     return variance**2 / squares if squares > 0 else math.inf
 
 
-def contrasts(
+def pseudo_values(rows: Any, statistic: Statistic) -> Rows:
+    """Return what each item makes of a statistic of totals: its value is their mean, its chance is theirs.
+
+    Jackknife pseudo-values n · θ - (n - 1) · θ(without the item) (Tukey; Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 11), moved so that their mean is θ; of a mean they are the items themselves. `rows` and
+    `statistic` are those of `bootstrap`; (items,). Raises DataError for rows that are not a finite table.
+    """
+    table = _table(rows)
+    n = len(table)
+    total = table.sum(axis=0, keepdims=True)
+    value = float(statistic(total)[0])
+    if n < 2:
+        return np.full(n, value)
+    without = statistic(total - table)
+    values: Rows = value + (n - 1) * (without.mean() - without)
+    return values
+
+
+def differences(
     rows: Any,
-    wanted: Sequence[Contrast],
+    wanted: Sequence[tuple[Statistic, Statistic]],
     *,
     resamples: int = 10_000,
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> list[Resampled]:
-    """Bootstrap differences between arms over items, and over seeds where an arm has several (hierarchical).
+    """Bootstrap differences of statistics over the same items (paired): of each pair, the second minus the first.
 
     `rows` and statistics are those of `bootstrap`, `rows` in an order that means the same every time (sorted by item
-    id): the result depends on it and on `seed`, not on what else is in `wanted`. Each resample draws the items once for
-    both arms (paired) and, within each arm, as many seeds as it has. A mean over K drawn seeds spreads by a factor
-    sqrt((K - 1) / K) too little, so its deviation from the mean of all seeds is widened by the inverse (Rao and Wu
-    1988). The chance of single items enters both steps, so the intervals are too wide where seeds hardly differ; where
-    two or three seeds differ by far more than that, they are a little too narrow. Interval: percentiles; stderr: their
-    sd. Raises DataError for rows that are not a finite table and for an arm without a statistic.
+    id): the result depends on it and on `seed`, not on what else is in `wanted`. Interval: percentiles; stderr: their
+    sd. Raises DataError for rows that are not a finite table.
     """
     table = _table(rows)
-    if any(not arm for contrast in wanted for arm in (contrast.a, contrast.b)):
-        raise DataError("contrasts: expected at least one statistic on each side, got none")
     n = len(table)
     if n == 0:
         return [Resampled(None, None, None, None, None, 0, resamples, seed, "no items") for _ in wanted]
     whole = table.sum(axis=0, keepdims=True)
-    values = [float(_over_seeds(one.b, whole)[0] - _over_seeds(one.a, whole)[0]) for one in wanted]
+    values = [float(b(whole)[0] - a(whole)[0]) for a, b in wanted]
     if n == 1:
         reason = "one item has no standard error"
         return [Resampled(value, None, None, None, None, 1, resamples, seed, reason) for value in values]
     parts: list[list[Rows]] = [[] for _ in wanted]
-    drawn_seeds = [_drawn_seeds(one, resamples, seed) for one in wanted]
-    start = 0
     for totals in _resampled_totals(table, resamples, seed):
-        stop = start + len(totals)
-        for found, one, (a, b) in zip(parts, wanted, drawn_seeds, strict=True):
-            found.append(_over_seeds(one.b, totals, b[start:stop]) - _over_seeds(one.a, totals, a[start:stop]))
-        start = stop
+        for found, (a, b) in zip(parts, wanted, strict=True):
+            found.append(b(totals) - a(totals))
     results = []
     for value, found in zip(values, parts, strict=True):
         drawn = np.concatenate(found)
@@ -589,25 +601,6 @@ def contrasts(
         stderr = float(drawn.std(ddof=1))
         results.append(Resampled(value, stderr, float(low), float(high), p, n, resamples, seed))
     return results
-
-
-def _over_seeds(statistics: Sequence[Statistic], totals: Rows, weights: Rows | None = None) -> Rows:
-    """The mean of an arm's statistics (m,), or with `weights` (m, K) that of the seeds drawn, widened."""
-    values = np.stack([statistic(totals) for statistic in statistics], axis=1)
-    average: Rows = values.mean(axis=1)
-    count = len(statistics)
-    if weights is None or count == 1:
-        return average
-    moved: Rows = (weights * values).sum(axis=1) - average
-    return average + math.sqrt(count / (count - 1)) * moved
-
-
-def _drawn_seeds(contrast: Contrast, resamples: int, seed: int) -> tuple[Rows, Rows]:
-    """How often each seed of both arms is drawn, as shares (resamples, K)."""
-    rng = np.random.default_rng([seed, 1])
-    sizes = len(contrast.a), len(contrast.b)
-    a, b = (rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size for size in sizes)
-    return a, b
 
 
 def bootstrap(

@@ -11,8 +11,9 @@ files of tables.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from unsay.errors import UnsayError
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from unsay.stats import Contrast, Equivalence, Resampled
+    from unsay.stats import Equivalence, Resampled, Seeded, Statistic
 
 RESAMPLES = 10_000
 SEED = 0
-MCNEMAR, BOOTSTRAP, HIERARCHICAL = "exact McNemar", "paired bootstrap", "hierarchical bootstrap"
+MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
+OVER_SEEDS = "t test over seeds and questions"
+SAME_TRAINING = f"{OVER_SEEDS}, paired by training"
+
+Errors = tuple[tuple[float, float], ...]
+"""Standard errors with their degrees of freedom (inf: normal); the one that leaves more to chance counts."""
 
 _RIGHT = 100.0
 
@@ -74,6 +80,7 @@ class Result:
     bootstrap_high: float | None
     p: float | None
     test: str
+    errors: Errors
     smallest: float | None
     equivalence: Equivalence | None = None
     only_baseline: tuple[str, ...] | None = None
@@ -100,6 +107,7 @@ class Result:
             "baseline": vars(self.baseline),
             "other": vars(self.other),
             "equivalence": None if self.equivalence is None else vars(self.equivalence),
+            "errors": errors_json(self.errors),
             "remarks": list(self.remarks),
             "beyond_chance": self.beyond_chance,
             **{name: None if items is None else len(items) for name, items in lists.items()},
@@ -184,8 +192,8 @@ def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
         holm = stats.holm([results[at][where].p or 0.0 for at, where in family])
         for (at, where), p in zip(family, holm, strict=True):
             result = results[at][where]
-            seen = result.stderr and stats.smallest_difference(result.stderr, alpha=ALPHA / len(family))
-            results[at][where] = replace(result, p_holm=p, family=len(family), smallest=seen or None)
+            seen = smallest(result.errors, ALPHA / len(family))
+            results[at][where] = replace(result, p_holm=p, family=len(family), smallest=seen)
     return [replace(one, results=tuple(each)) for one, each in zip(found, results, strict=True)]
 
 
@@ -198,29 +206,31 @@ def results_of(
     resample: bool = True,
     margin: float | None = None,
 ) -> list[Result]:
-    """Compare two sides on these items by every metric given; all metrics of the same items share their resamples.
+    """Compare two sides on these items by every metric given.
 
-    `resample` False spares the bootstrap where a difference of single runs has McNemar's test.
+    Single runs are compared by McNemar's test or the bootstrap, for which all metrics of the same items share their
+    resamples; `resample` False spares it where McNemar's test is enough. With several seeds on a side trainings and
+    items are both drawn by chance: `stats.seeded_difference`.
     """
-    import numpy as np
-
     columns: dict[str, _Columns] = {metric: _columns(metric, a, b, items) for metric in metrics}
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for metric, found in columns.items():
-        if resample or a.is_group or b.is_group or not found.is_binary:
-            groups.setdefault(found.items, []).append(metric)
-    resampled: dict[str, Resampled] = {}
-    for same in groups.values():
-        from unsay import stats
+    spreads: dict[str, Resampled | Seeded]
+    if a.is_group or b.is_group:
+        spreads = {metric: _over_seeds(a, b, found) for metric, found in columns.items() if found.items}
+    else:
+        spreads = dict(_resampled([name for name in metrics if resample or not columns[name].is_binary], columns))
+    return [_result(metric, a, b, columns[metric], spreads.get(metric), margin) for metric in metrics]
 
-        wanted: list[Contrast] = []
-        start = 0
-        for metric in same:
-            wanted.append(columns[metric].contrast(start, len(a.runs)))
-            start += columns[metric].rows.shape[1]
-        rows = np.concatenate([columns[metric].rows for metric in same], axis=1)
-        resampled |= zip(same, stats.contrasts(rows, wanted, resamples=RESAMPLES, seed=SEED), strict=True)
-    return [_result(metric, a, b, columns[metric], resampled.get(metric), margin) for metric in metrics]
+
+def errors_json(errors: Errors) -> list[dict[str, float | None]]:
+    """Return standard errors with degrees of freedom as JSON has them: null stands for the normal distribution."""
+    return [{"stderr": error, "df": None if math.isinf(df) else df} for error, df in errors]
+
+
+def smallest(errors: Errors, alpha: float) -> float | None:
+    """Return the true difference that is found four times in five at this level; None where nothing varies."""
+    from unsay import stats
+
+    return max((stats.smallest_difference(error, alpha=alpha, df=df) for error, df in errors), default=None)
 
 
 def seeds_of(values: Sequence[float]) -> tuple[float, float | None]:
@@ -411,7 +421,7 @@ def _limited(run: Run) -> str | None:
 
 @dataclass(frozen=True)
 class _Columns:
-    """One metric of both sides: `rows` (items, k) as `stats.contrasts` takes them, `width` columns per run.
+    """One metric of both sides: `rows` (items, k) as `stats.bootstrap` takes them, `width` columns per run.
 
     `statistic` turns the totals of one run's columns, and the number of items, into its value.
     """
@@ -426,14 +436,23 @@ class _Columns:
     def is_binary(self) -> bool:
         return self.percentage and not self.corpus and bool(((self.rows == 0) | (self.rows == _RIGHT)).all())
 
-    def contrast(self, start: int, of_a: int) -> Contrast:
+    def pair(self, start: int) -> tuple[Statistic, Statistic]:
+        """Return the statistics of two single runs whose columns begin at `start`."""
+        return self._statistic(start), self._statistic(start + self.width)
+
+    def tables(self, of_a: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what every item makes of the value of every run, (runs, items) for each side."""
+        import numpy as np
+
         from unsay import stats
 
         runs = self.rows.shape[1] // self.width
-        each = tuple(self._statistic(start + at * self.width) for at in range(runs))
-        return stats.Contrast(each[:of_a], each[of_a:])
+        if not self.corpus:
+            return self.rows.T[:of_a], self.rows.T[of_a:]
+        each = np.array([stats.pseudo_values(self.rows, self._statistic(at * self.width)) for at in range(runs)])
+        return each[:of_a], each[of_a:]
 
-    def _statistic(self, start: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    def _statistic(self, start: int) -> Statistic:
         if self.corpus:
             from unsay.metrics.bleu import corpus_bleu
 
@@ -464,24 +483,59 @@ def _columns(metric: str, a: Side, b: Side, items: Sequence[str]) -> _Columns:
     return _Columns(scored, table, 1, corpus=False, percentage=percentage)
 
 
+def _resampled(metrics: Sequence[str], columns: Mapping[str, _Columns]) -> Iterator[tuple[str, Resampled]]:
+    import numpy as np
+
+    from unsay import stats
+
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for metric in metrics:
+        alike.setdefault(columns[metric].items, []).append(metric)
+    for same in alike.values():
+        rows = np.concatenate([columns[metric].rows for metric in same], axis=1)
+        starts = accumulate((columns[metric].rows.shape[1] for metric in same), initial=0)
+        wanted = [columns[metric].pair(start) for metric, start in zip(same, starts, strict=False)]
+        yield from zip(same, stats.differences(rows, wanted, resamples=RESAMPLES, seed=SEED), strict=True)
+
+
+def _over_seeds(a: Side, b: Side, columns: _Columns) -> Seeded:
+    from unsay import stats
+
+    one, two = columns.tables(len(a.runs))
+    trained = any(_trainings(a)), any(_trainings(b))
+    return stats.seeded_difference(one, two, same_training=_same_training(a, b), trained=trained)
+
+
+def _same_training(a: Side, b: Side) -> bool:
+    """Whether the runs of both sides, seed by seed, are answers of the same trained weights."""
+    return all(_trainings(a)) and _trainings(a) == _trainings(b)
+
+
+def _trainings(side: Side) -> list[str | None]:
+    """Return the hash of what was trained, of each run; None where nothing was."""
+    return [run.record.hashes.get("train") for run in side.runs]
+
+
 def _result(
-    metric: str, a: Side, b: Side, columns: _Columns, resampled: Resampled | None, margin: float | None
+    metric: str, a: Side, b: Side, columns: _Columns, spread: Resampled | Seeded | None, margin: float | None
 ) -> Result:
     from unsay import stats
 
-    grouped = a.is_group or b.is_group
-    binary = columns.is_binary and not grouped
+    over_seeds = spread if isinstance(spread, stats.Seeded) else None
+    resampled = spread if isinstance(spread, stats.Resampled) else None
+    binary = columns.is_binary and over_seeds is None
     values = columns.values()
     split = len(a.runs)
     one, two = columns.rows[:, 0].tolist(), columns.rows[:, -1].tolist()
     levels = [_level(each, columns, at) for each, at in ((values[:split], 0), (values[split:], split))]
-    if grouped or columns.corpus:
-        assert resampled is not None
-        diff, stderr = resampled.diff, resampled.stderr
-        low, high = resampled.low, resampled.high
+    diff: float | None
+    if over_seeds is not None:
+        diff, stderr, low, high = over_seeds.value, over_seeds.stderr, over_seeds.low, over_seeds.high
+        errors = over_seeds.errors
     else:
-        paired = stats.paired_difference(two, one)
-        diff, stderr, low, high = paired.diff, paired.stderr, paired.low, paired.high
+        shown = resampled if columns.corpus and resampled is not None else stats.paired_difference(two, one)
+        diff, stderr, low, high = shown.diff, shown.stderr, shown.low, shown.high
+        errors = ((stderr, math.inf),) if stderr else ()
     only_baseline = only_other = neither = None
     if binary:
         outcomes = list(zip(columns.items, one, two, strict=True))
@@ -490,10 +544,14 @@ def _result(
         neither = tuple(item for item, x, y in outcomes if x == y == 0)
         p: float | None = stats.mcnemar(len(only_other), len(only_baseline)).p
         test = MCNEMAR
+    elif over_seeds is not None:
+        p, test = over_seeds.p, SAME_TRAINING if _same_training(a, b) else OVER_SEEDS
     else:
-        p = resampled.p if resampled is not None else None
-        test = HIERARCHICAL if grouped else BOOTSTRAP
-    tested = margin is not None and columns.percentage and diff is not None and stderr is not None
+        p, test = resampled.p if resampled is not None else None, BOOTSTRAP
+    equal = None
+    if margin is not None and columns.percentage and diff is not None and stderr is not None:
+        tests = [stats.equivalence(diff, error, margin, df=df) for error, df in errors or ((stderr, math.inf),)]
+        equal = max(tests, key=lambda found: found.p)
     return Result(
         metric=metric,
         definition=_definition(metric, (*a.runs, *b.runs)),
@@ -508,8 +566,9 @@ def _result(
         bootstrap_high=resampled.high if resampled is not None else None,
         p=p,
         test=test,
-        smallest=stats.smallest_difference(stderr) if stderr else None,
-        equivalence=stats.equivalence(diff or 0.0, stderr or 0.0, margin or 0.0) if tested else None,
+        errors=errors,
+        smallest=smallest(errors, ALPHA),
+        equivalence=equal,
         only_baseline=only_baseline,
         only_other=only_other,
         neither=neither,

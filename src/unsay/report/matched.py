@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from unsay.stats import Statistic
-
 BUDGETS = (64, 128, 256, 512, 1024)
 """Sampled tokens per question."""
 FACT = "exact_match"
@@ -171,42 +169,20 @@ def area(budgets: Sequence[int], values: Sequence[float]) -> float | None:
 def summarise(scores: NDArray[np.float64], budgets: Sequence[int], tokens: Sequence[float]) -> tuple[Point, ...]:
     """Sum up scores (budgets, questions, seeds) to one point each.
 
-    One seed: the share of right answers with Wilson's interval. Several: the mean over seeds, with the interval of the
-    hierarchical bootstrap over seeds and questions that comparisons use, so that chance in the training counts, too.
+    One seed: the share of right answers with Wilson's interval. Several: the mean over seeds, with the interval of
+    `stats.seeded_mean`, in which chance in the training counts, too.
     """
     from unsay import stats
     from unsay.metrics import share
 
     n, seeds = scores.shape[1:]
-    found: list[MetricValue | stats.Resampled] = []
-    if seeds == 1:
-        found += [share(column[:, 0], "") for column in scores]
-    else:
-        rows = scores.transpose(1, 0, 2).reshape(n, -1)  # (questions, budgets * seeds)
-        wanted = [
-            stats.Contrast((nothing,), tuple(column(at * seeds + seed, n) for seed in range(seeds)))
-            for at in range(len(budgets))
-        ]
-        found += stats.contrasts(rows, wanted, resamples=compare.RESAMPLES, seed=compare.SEED)
+    found: list[MetricValue | stats.Seeded] = [
+        share(each[:, 0], "") if seeds == 1 else stats.seeded_mean(each.T, bounds=(0.0, 100.0)) for each in scores
+    ]
     return tuple(
-        Point(budget, float(column.mean()), one.stderr, _within(one.low), _within(one.high), n, float(used))
-        for budget, column, one, used in zip(budgets, scores, found, tokens, strict=True)
+        Point(budget, float(each.mean()), one.stderr, one.low, one.high, n, float(used))
+        for budget, each, one, used in zip(budgets, scores, found, tokens, strict=True)
     )
-
-
-def _within(end: float | None) -> float | None:
-    """Cut the end of an interval to what an accuracy can be."""
-    return None if end is None else min(100.0, max(0.0, end))
-
-
-def column(at: int, n: int) -> Statistic:
-    """Return the mean of one column of scores over n items, as `unsay.stats.contrasts` takes it."""
-    return lambda totals: totals[:, at] / n
-
-
-def nothing(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Stand for an arm of zeros: a difference from it is a level."""
-    return 0.0 * totals[:, 0]
 
 
 # -- from a lab --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unsay.report import numbers, tables
-from unsay.report.compare import HIERARCHICAL, RESAMPLES, SEED, Comparison, Level, Result, Side
+from unsay.report.compare import BOOTSTRAP, MCNEMAR, RESAMPLES, SEED, Comparison, Level, Result, Side
 from unsay.report.escape import line, shortened
 from unsay.report.names import COLUMNS, SHORT, in_order, label
 from unsay.report.numbers import ALPHA
@@ -202,9 +202,15 @@ def footnotes(found: Sequence[Comparison]) -> list[str]:
     """Say how the numbers of comparisons came about, and what to keep in mind of single ones."""
     results = [result for one in found for result in one.results]
     family = max((result.family for result in results), default=1)
-    tests = [f"exact McNemar for 0/1 metrics, else from {RESAMPLES:,} resamples (seed {SEED}, at least 0.0002)"]
-    if any(result.test == HIERARCHICAL for result in results):
-        tests.append("with several seeds, seeds and items are resampled, and the ± of a side is the sd over seeds")
+    used = {result.test for result in results}
+    tests = []
+    if used & {MCNEMAR, BOOTSTRAP}:
+        tests.append(f"exact McNemar for 0/1 metrics, else from {RESAMPLES:,} resamples (seed {SEED}, at least 0.0002)")
+    if used - {MCNEMAR, BOOTSTRAP}:
+        tests.append(
+            "with several seeds, t tests that count the chance of trainings and of questions, and the ± of a side is "
+            "the sd over seeds"
+        )
     adjusted = f"adjusted for {family} comparisons of a metric (Holm)" if family > 1 else "one comparison, as it is"
     notes = [
         f"p: {'; '.join(tests)}; p (Holm): {adjusted}. Below {ALPHA} counts as beyond chance.",

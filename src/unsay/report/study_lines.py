@@ -15,9 +15,6 @@ from typing import Any
 
 from unsay.report import compare, numbers
 
-SEEDS = "t test over seeds and questions"
-SAME_TRAINING = f"{SEEDS}, paired by training"
-
 Scores = Sequence[Sequence[float]]
 """One list per seed, on the same items."""
 
@@ -45,8 +42,7 @@ class Line:
     broken: float
     p: float
     test: str
-    errors: tuple[tuple[float, float], ...]
-    """Standard errors with their degrees of freedom; the larger interval counts."""
+    errors: compare.Errors
     budget: int | None = None
     p_holm: float = 1.0
     smallest: float | None = None
@@ -57,8 +53,7 @@ class Line:
 
     def to_json(self) -> dict[str, Any]:
         shown = {key: value for key, value in vars(self).items() if key != "errors"}
-        errors = [{"stderr": error, "df": None if math.isinf(df) else df} for error, df in self.errors]
-        return shown | {"errors": errors, "beyond_chance": self.beyond_chance}
+        return shown | {"errors": compare.errors_json(self.errors), "beyond_chance": self.beyond_chance}
 
 
 def family(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -68,15 +63,9 @@ def family(lines: Sequence[Line]) -> tuple[Line, ...]:
     adjusted = stats.holm([line.p for line in lines])
     alpha = numbers.ALPHA / max(1, len(lines))
     return tuple(
-        replace(line, p_holm=p, smallest=_smallest(line, alpha)) for line, p in zip(lines, adjusted, strict=True)
+        replace(line, p_holm=p, smallest=compare.smallest(line.errors, alpha))
+        for line, p in zip(lines, adjusted, strict=True)
     )
-
-
-def _smallest(line: Line, alpha: float) -> float | None:
-    from unsay import stats
-
-    seen = [stats.smallest_difference(error, alpha=alpha, df=df) for error, df in line.errors]
-    return max(seen, default=None)
 
 
 def paired(
@@ -109,7 +98,7 @@ def paired(
     else:
         pairs = right_a[:, None, :], right_b[None, :, :]
         fixed, broken = float((~pairs[0] & pairs[1]).mean()), float((pairs[0] & ~pairs[1]).mean())
-    errors: tuple[tuple[float, float], ...]
+    errors: compare.Errors
     if len(one) == len(two) == 1:
         only_a, only_b = stats.discordant(one[0].tolist(), two[0].tolist())
         plain = stats.paired_difference(two[0].tolist(), one[0].tolist())
@@ -117,8 +106,8 @@ def paired(
         low, high = plain.low, plain.high
         errors = ((plain.stderr, math.inf),) if plain.stderr else ()
     else:
-        found = stats.seeded_mean(two - one) if same_training else stats.seeded_difference(one, two, trained=trained)
-        p, test = 1.0 if found.p is None else found.p, SAME_TRAINING if same_training else SEEDS
+        found = stats.seeded_difference(one, two, same_training=same_training, trained=trained)
+        p, test = 1.0 if found.p is None else found.p, compare.SAME_TRAINING if same_training else compare.OVER_SEEDS
         low, high, errors = found.low, found.high, found.errors
     return Line(
         baseline=before,

@@ -117,9 +117,9 @@ class Row:
 class Difference:
     """One paired comparison on the same items: `other` minus `baseline`, in points of the page's 0-100 scale.
 
-    A side is one experiment or all its seeds. `p` is McNemar's exact p (of a hierarchical bootstrap where a side has
-    several seeds: `test` says which), `p_holm` the same adjusted for the `family` comparisons made on these items;
-    `arms` says how the two evaluations were set up differently.
+    A side is one experiment or all its seeds. `p` is McNemar's exact p (of a t test over seeds and questions where a
+    side has several seeds: `test` says which), `p_holm` the same adjusted for the `family` comparisons made on these
+    items; `arms` says how the two evaluations were set up differently.
     """
 
     baseline: Side

@@ -487,8 +487,36 @@ def test_the_seeds_of_an_experiment_are_one_side(seeds: Path, document: Any, wor
         assert found[name]["seeds"] == 3
     assert found["diff"] == pytest.approx(np.mean(means["other"]) - np.mean(means["baseline"]))
     assert found["low"] < found["diff"] < found["high"]
-    assert (found["test"], found["only_other"]) == ("hierarchical bootstrap", None)
+    assert (found["test"], found["only_other"]) == ("t test over seeds and questions", None)
     assert one["protocol"] == []
+
+
+def test_seeds_that_decode_the_same_trainings_are_paired_by_them(seeds: Path, document: Any) -> None:
+    def answer_of(config: str, training: str) -> None:
+        for folder in one[config]["folders"]:
+            record = read.record(seeds / folder)
+            assert record is not None
+            change_record(seeds / folder, hashes=record.hashes | {"train": f"{training} {record.seed}"})
+
+    one = document("EXP-100", "EXP-200")
+    apart = {found["metric"]: found for found in one["metrics"]}
+    answer_of("baseline", "the one")
+    answer_of("other", "the other")
+    assert metric(document("EXP-100", "EXP-200"))["test"] == "t test over seeds and questions"
+    answer_of("other", "the one")
+    together = {found["metric"]: found for found in document("EXP-100", "EXP-200")["metrics"]}
+    assert {found["test"] for found in together.values()} == {"t test over seeds and questions, paired by training"}
+    assert all(together[name]["diff"] == pytest.approx(apart[name]["diff"]) for name in apart)
+    assert any(together[name]["p"] != apart[name]["p"] for name in apart)
+
+
+def test_what_little_seeds_know_is_counted(seeds: Path, document: Any) -> None:
+    """Degrees of freedom stand beside the errors; the interval of few seeds is wider than two errors."""
+    for found in document("EXP-100", "EXP-200")["metrics"]:
+        if found["stderr"]:
+            assert found["high"] - found["low"] > 2 * 1.95 * found["stderr"]
+            assert all(error["df"] is None or error["df"] > 0 for error in found["errors"])
+            assert (found["bootstrap_low"], found["bootstrap_high"]) == (None, None)
 
 
 def test_seeds_can_be_taken_one_by_one(seeds: Path, document: Any, compare: Any) -> None:

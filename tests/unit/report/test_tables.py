@@ -160,7 +160,7 @@ def test_seeds_of_one_experiment_are_compared_as_one(tmp_path: Path) -> None:
     }
     expected = sum(shares[f"EXP-01{n}"] - shares[f"EXP-00{n}"] for n in (1, 2, 3)) / 3
     assert one.diff == pytest.approx(expected)
-    assert (one.test, one.only_other, one.only_baseline) == ("hierarchical bootstrap", None, None)
+    assert (one.test, one.only_other, one.only_baseline) == ("t test over seeds and questions", None, None)
     assert "lora/train_bt (3 seeds)" in tables.headline([one])
     assert one.arms == ("undo data in only one",)
 
