@@ -39,8 +39,8 @@ EXECUTORS = ("inline", "local", "ray")
 ROUNDS = 3
 ITEMS, JOBS = 10_000, 200
 DEMO = Path(unsay.__file__).parent / "assets" / "demo.yaml"
-# One at a time on every executor, as inline does it: a task that takes all processors.
-ALONE = {"ray": (f"num_cpus={cores.usable()}",)}
+# One at a time on every executor, as inline does it: a task or a job that takes all processors.
+ALONE = {"ray": (f"num_cpus={cores.usable()}",), "slurm": (f"cpus={cores.usable()}",)}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ with its error, or cancelled; a process that is killed leaves `running` behind, 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import platform
@@ -318,8 +319,11 @@ def process() -> Iterator[Report]:
     faulthandler.enable()
     threading.Thread(target=_watch_parent, daemon=True).start()
     redact_output()
-    with _events() as report:
-        yield report
+    try:
+        with _events() as report:
+            yield report
+    finally:
+        gc.freeze()  # Python's last collection would look at every object of every library: more than a second
 
 
 def main() -> int:

@@ -383,8 +383,8 @@ class Slurm:
     ) -> Iterator[tuple[Job, Outcome]]:
         waiting = {each.ticket.job: each for each in queued}
         seen: dict[str, Event] = {}
-        began = time.monotonic()
-        while waiting and not over.wait(min(_LOOK[1], max(_LOOK[0], (time.monotonic() - began) / 20))):
+        changed = time.monotonic()
+        while waiting and not over.wait(_until_next_look(len(waiting), time.monotonic() - changed)):
             try:
                 states = _slurm.states(list(waiting))
             except ExecutorError:  # a controller that is restarted; the jobs are not harmed
@@ -394,6 +394,7 @@ class Slurm:
                 if state is None or state.has_ended:
                     yield each.job, _ended(each, state)
                     del waiting[number]
+                    changed = time.monotonic()
                 elif state.name == "RUNNING":
                     _tell(each.job, seen, report)
 
@@ -403,6 +404,11 @@ class Slurm:
 
     def stop(self, jobs: Sequence[str]) -> None:
         _slurm.cancel(jobs)
+
+
+def _until_next_look(waiting: int, quiet: float) -> float:
+    """Return the seconds until Slurm is asked again: few where little is left and a job has just ended."""
+    return min(_LOOK[1], max(_LOOK[0], quiet / 20, waiting / 50))
 
 
 _TASK = "${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-${SGE_TASK_ID:-$1}}}}"
