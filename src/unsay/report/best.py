@@ -71,8 +71,8 @@ class Standing:
             "A value in bold is the best of its column and dataset, and better than every other one it can be compared "
             "with beyond chance. The best value is tested against each of the others on the same items: McNemar's "
             "exact test where answers are right or wrong, else a bootstrap over items; several seeds of one experiment "
-            "are one value (in the table of seeds) with a bootstrap over seeds and items; where there are no scores "
-            "per item, the two standard errors. The largest p counts, and has to be below "
+            "are one value (in the table of seeds) with t tests that count the chance of trainings and of questions; "
+            "where there are no scores per item, the two standard errors. The largest p counts, and has to be below "
             f"{ALPHA} when it is adjusted (Holm) for the number of best values that were tested, here {self.claims}. "
             "No mark: which one is best is not known. Of a dataset with several sets of items, the one with most "
             "experiments is looked at."
@@ -184,8 +184,9 @@ def _p_of_best(
 def _most(metric: str, best: _Contender, other: _Contender) -> float:
     """Return the largest p that any pairing of the items could give two values with these errors."""
     gap = best.value - other.value
-    single = len(best.rows) == len(other.rows) == 1
-    if metric in _JUDGED and single and best.group is not None and best.group == other.group and best.n == other.n:
+    if _several(best, other):  # how much few seeds know is no matter of the errors alone
+        return 1.0
+    if metric in _JUDGED and best.group is not None and best.group == other.group and best.n == other.n:
         counts = [one.value * one.n / _RIGHT for one in (best, other)]
         if all(math.isclose(count, round(count), abs_tol=1e-6) for count in counts):
             return _least_agreement(round(counts[0]), round(counts[1]), best.n)
@@ -207,28 +208,33 @@ def _p(
 ) -> tuple[float, bool]:
     """Return the p of a difference, and whether it is a normal distribution's that a bootstrap should confirm."""
     if best.group is not None and best.group == other.group:
-        sides = [[read(row.entry, metric) for row in side.rows] for side in (best, other)]
-        known = [[run for run in side if run is not None] for side in sides]
-        if [len(side) for side in known] == [len(side) for side in sides]:
-            return _p_of_runs(metric, *known)
+        if _several(best, other):
+            p = _paired(metric, best, other, read)
+            if p is not None:
+                return p, False
+        elif (one := read(best.rows[0].entry, metric)) and (two := read(other.rows[0].entry, metric)):
+            return _p_of_runs(metric, one, two)
     if best.stderr is None or other.stderr is None:
         return 1.0, False
     return stats.two_sided_p(_ratio(best.value - other.value, math.hypot(best.stderr, other.stderr))), False
 
 
-def _p_of_runs(metric: str, best: Sequence[Run], other: Sequence[Run]) -> tuple[float, bool]:
-    scores = [[run.scores[metric] for run in side] for side in (best, other)]
-    items = [item for item in scores[0][0] if all(item in each for side in scores for each in side)]
+def _several(best: _Contender, other: _Contender) -> bool:
+    return len(best.rows) > 1 or len(other.rows) > 1
+
+
+def _p_of_runs(metric: str, best: Run, other: Run) -> tuple[float, bool]:
+    ours, theirs = best.scores[metric], other.scores[metric]
+    items = [item for item in ours if item in theirs]
     if not items:
         return 1.0, False
-    one, two = ([math.fsum(each[item] for each in side) / len(side) for item in items] for side in scores)
-    if len(best) == len(other) == 1 and all(score in (0.0, _RIGHT) for score in (*one, *two)):
+    one, two = [ours[item] for item in items], [theirs[item] for item in items]
+    if all(score in (0.0, _RIGHT) for score in (*one, *two)):
         return stats.mcnemar(*stats.discordant(one, two)).p, False
     found = stats.paired_difference(one, two)
     if found.diff is None or found.stderr is None:
         return 1.0, False
-    chance = [_of_seeds([math.fsum(each[item] for item in items) / len(items) for each in side]) for side in scores]
-    return stats.two_sided_p(_ratio(found.diff, math.hypot(found.stderr, *chance))), True
+    return stats.two_sided_p(_ratio(found.diff, found.stderr)), True
 
 
 def _of_seeds(values: Sequence[float]) -> float:

@@ -289,7 +289,7 @@ def _comparisons(same: SameItems) -> list[str]:
 def _of_seeds(found: Sequence[Difference]) -> str:
     if not any(one.baseline.is_group or one.other.is_group for one in found):
         return ""
-    return " (with several seeds: a bootstrap over seeds and items)"
+    return " (with several seeds: t tests that count the chance of trainings and of questions)"
 
 
 def _difference_row(one: Difference) -> str:

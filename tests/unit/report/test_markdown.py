@@ -102,7 +102,7 @@ def test_seeds_have_a_table_of_their_own_and_are_compared_together(tmp_path: Pat
     assert "| m\\|x | gsm8k | sft | lora/train_bt | 2 | " in lines[1]
     comparisons = text.split("## Comparisons\n")[1].split("\n## ")[0]
     assert "| EXP-030 (2 seeds) | EXP-020 (2 seeds) | +" in comparisons
-    assert "a bootstrap over seeds and items" in comparisons
+    assert "t tests that count the chance of trainings" in comparisons
     assert "- EXP-003: no other experiment of its model on these items" in comparisons
 
 
