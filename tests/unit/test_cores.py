@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,16 @@ def test_otherwise_they_share_the_usable_cores(said: str | None, monkeypatch: py
         monkeypatch.setenv(cores.OMP_NUM_THREADS, said)
     monkeypatch.setattr(cores, "usable", lambda: 6)
     assert [cores.share(count) for count in (1, 2, 4, 9)] == [6, 3, 1, 1]
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_a_command_does_not_spin_beside_other_processes_unless_told_to(before: dict[str, str], after: str) -> None:
+    program = (
+        "import os, sys; from unsay.cli import main; main(); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "ls"], env=clean | before, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{after} False"

@@ -8,6 +8,7 @@ is dropped and other underscores become dashes (`import_` → import, `lm_eval` 
 from __future__ import annotations
 
 import ast
+import os
 import pkgutil
 import sys
 import traceback
@@ -23,10 +24,12 @@ _FOLDER = Path(__file__).parent
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    from unsay import cores
     from unsay.errors import UnsayError
     from unsay.redaction import redact
 
     if arguments is None:  # a process of its own: a mistake of ours may name what is secret, too
+        os.environ.setdefault(*cores.POLITE)
         sys.excepthook = lambda *error: sys.stderr.write(redact("".join(traceback.format_exception(*error))))
     try:
         group().main(args=None if arguments is None else list(arguments), prog_name="unsay")

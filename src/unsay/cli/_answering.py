@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unsay import cores
 from unsay.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Answerer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+            env=dict([cores.POLITE]) | os.environ,
             start_new_session=True,
         )
         self._asked = 0

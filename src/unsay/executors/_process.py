@@ -26,9 +26,6 @@ from unsay.store import layout, write
 
 JOB_SUFFIX = ".job.json"
 
-# Threads that wait for each other without spinning: a little slower alone, much faster beside another busy process.
-_POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
-
 
 def start(module: str, argument: Path, log: Path, *, threads: int | None = None) -> subprocess.Popen[bytes]:
     """Start `python -m module argument`; its events are on its standard output, all else goes into the log.
@@ -48,7 +45,7 @@ def start(module: str, argument: Path, log: Path, *, threads: int | None = None)
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env={**_POLITE, **os.environ, **share},
+            env=dict([cores.POLITE]) | os.environ | share,
         )
 
 

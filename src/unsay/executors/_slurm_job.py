@@ -21,8 +21,10 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-# Threads that wait for each other without spinning; as many as the job was given processors.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from unsay import cores
+
+os.environ.setdefault(*cores.POLITE)
+# as many threads as the job was given processors
 if "SLURM_CPUS_PER_TASK" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
 
