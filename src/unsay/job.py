@@ -28,7 +28,7 @@ class Job:
     """One experiment to carry out.
 
     `device`, `dtype`, `batch_size`, `shards`, `threads` and `processes` are recorded but are not part of its identity;
-    nor is `evaluated`.
+    nor are `evaluated` and `called_off`.
     """
 
     experiment: Experiment
@@ -55,6 +55,8 @@ class Job:
     """The other datasets that the experiment's file evaluates on: what is trained on must not be in there either."""
     rehearsal: bool = False
     """Nothing of it is kept: evaluation data that cannot be read is warned of, and does not stop a training."""
+    called_off: bool = False
+    """Whether somebody had cancelled it before it was asked for; what is cancelled afterwards does not begin."""
     place: Mapping[str, Any] = field(default_factory=dict)
     """Where it runs, for the record: the executor's name, and what that adds."""
     file: Path | None = None
@@ -123,6 +125,7 @@ class Job:
             "processes": None if self.processes is None else dict(self.processes),
             "evaluated": [dataclasses.asdict(dataset) for dataset in self.evaluated],
             "rehearsal": self.rehearsal,
+            "called_off": self.called_off,
             "place": dict(self.place),
             "file": None if self.file is None else str(self.file),
         }

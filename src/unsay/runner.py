@@ -399,7 +399,7 @@ def known_id(output_dir: Path, experiment: Experiment) -> str | None:
 def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
     """Return what carries out one experiment of a plan."""
     evaluated = {each.dataset.name: each.dataset for each in plan.experiments}
-    return Job(
+    job = Job(
         experiment,
         plan.output_dir,
         limit=options.limit,
@@ -415,6 +415,7 @@ def job_of(plan: Plan, experiment: Experiment, options: Options) -> Job:
         file=plan.file,
         evaluated=tuple(other for other in evaluated.values() if other != experiment.dataset),
     )
+    return replace(job, called_off=stopping.are_called_off((job.folder, job.result_folder)))
 
 
 def register(plan: Plan, chosen: Sequence[Experiment]) -> list[Experiment]:

@@ -134,6 +134,8 @@ def _begin(job: Job, log: Path | None) -> ExperimentRecord | None:
     wanted = identity(job.experiment)
     if job.is_done():
         return None
+    if not job.called_off and stopping.are_called_off((job.folder, folder)):
+        raise Stopped(stopping.CALLED_OFF)
     before = _as_left(folder)
     # A finished result that lost a file is gone on with: what is there still is not made again.
     resumes = before is not None and before.identity == wanted and (before.status != "completed" or job.is_finished())

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -66,6 +66,16 @@ def asked(folder: Path) -> str | None:
         if record is not None and record.attempts:
             return _reason(folder / layout.CANCEL, record.attempts[-1])
     return None
+
+
+def are_called_off(folders: Iterable[Path]) -> bool:
+    """Say whether somebody cancelled what one of these folders holds, as far as they can be read."""
+    for folder in folders:
+        with suppress(StoreError):
+            record = read.record(folder)
+            if record is not None and is_called_off(record):
+                return True
+    return False
 
 
 def is_called_off(record: ExperimentRecord) -> bool:
