@@ -425,8 +425,8 @@ def seeded_mean(rows: Any, *, bounds: tuple[float, float] | None = None, confide
     S² is not taken below v - c, v being the mean variance of one of the K means over the items: that much the items
     alone make. Where a few seeds differ by far more than items explain, and happen to agree, df comes out too large:
     simulated with K = 3, n = 600, p below 0.003 comes up to 2 % of the time. So p is the larger one of this test and of
-    the t test over the K means with K - 1 degrees of freedom, and the interval is the wider one. Raises DataError for
-    rows that are no finite table.
+    the t test over the K means with K - 1 degrees of freedom, and the interval is the wider one. Where nothing varies,
+    p is the sign test's over the items. Raises DataError for rows that are no finite table.
     """
     table = _table(rows)
     parts = _seed_parts(table)
@@ -525,8 +525,8 @@ def _seeded(
         return Seeded(value, None, None, None, None, None, n)
     spread = math.fsum(part.spread for part in parts)
     variance = spread + max(0.0, shared)
-    if variance < 1e-24:  # rounding: nothing varies
-        return Seeded(value, 0.0, None, value, value, 1.0 if abs(value) < 1e-12 else None, n)
+    if variance < 1e-24:  # rounding: nothing varies, and the signs of the items are left
+        return Seeded(value, 0.0, None, value, value, 1.0 if abs(value) < 1e-12 else 2.0 ** (1 - n), n)
     stderr, df = math.sqrt(variance), _degrees(variance, [(part.spread, part.seeds) for part in parts])
     seen = math.fsum(part.seen for part in parts)
     by_seeds = math.sqrt(seen), _degrees(seen, [(part.seen, part.seeds) for part in parts])

@@ -42,7 +42,7 @@ def test_otherwise_they_share_the_usable_cores(said: str | None, monkeypatch: py
 @pytest.mark.parametrize(("before", "after"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_a_command_does_not_spin_beside_other_processes_unless_told_to(before: dict[str, str], after: str) -> None:
     program = (
-        "import os, sys; from unsay.cli import main; main(); "
+        "import os, sys; from unsay.cli import main; assert main() == 0; "
         "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     )
     clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}

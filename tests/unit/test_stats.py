@@ -473,7 +473,8 @@ def test_a_single_trained_seed_varies_like_those_of_the_other_side() -> None:
 def test_what_never_varies_has_no_error_of_its_own() -> None:
     same = stats.seeded_mean(np.full((3, 9), 0.0))
     assert (same.value, same.stderr, same.p) == (0.0, 0.0, 1.0)
-    assert stats.seeded_mean(np.full((3, 9), 5.0)).p is None
+    assert stats.seeded_mean(np.full((3, 9), 5.0)).p == scipy.stats.binomtest(0, 9).pvalue
+    assert stats.seeded_difference(np.zeros((3, 600)), np.full((2, 600), 100.0)).p < 1e-100
     assert stats.seeded_mean([[1.0], [2.0]]).p is None
 
 

@@ -26,7 +26,7 @@ from unsay import cores
 os.environ.setdefault(*cores.POLITE)
 # as many threads as the job was given processors
 if "SLURM_CPUS_PER_TASK" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
+    os.environ.setdefault(cores.OMP_NUM_THREADS, os.environ["SLURM_CPUS_PER_TASK"])
 
 from unsay import worker
 from unsay.errors import ExecutorError, UnsayError

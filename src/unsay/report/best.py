@@ -214,7 +214,7 @@ def _p(
                 return p, False
         elif (one := read(best.rows[0].entry, metric)) and (two := read(other.rows[0].entry, metric)):
             return _p_of_runs(metric, one, two)
-    if best.stderr is None or other.stderr is None:
+    if best.stderr is None or other.stderr is None or _several(best, other):
         return 1.0, False
     return stats.two_sided_p(_ratio(best.value - other.value, math.hypot(best.stderr, other.stderr))), False
 

@@ -502,7 +502,7 @@ def _over_seeds(a: Side, b: Side, columns: _Columns) -> Seeded:
     from unsay import stats
 
     one, two = columns.tables(len(a.runs))
-    trained = any(_trainings(a)), any(_trainings(b))
+    trained = a.record.method != "vanilla", b.record.method != "vanilla"  # imported trainings have no hash
     return stats.seeded_difference(one, two, same_training=_same_training(a, b), trained=trained)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -22,7 +23,7 @@ from rich.console import Console
 
 import unsay
 from tests.unit.lab import ARMS, ITEMS, Arm, change_record, make, set_right
-from unsay import cli
+from unsay import cli, stats
 from unsay.metrics.bleu import Bleu
 from unsay.records import Sample
 from unsay.report import sheets, terminal
@@ -457,8 +458,9 @@ def test_other_versions_and_data_are_said(pair: tuple[Path, Path], document: Any
 @pytest.fixture
 def seeds(lab: Path) -> Path:
     for seed in range(3):
-        make(lab, Arm(f"EXP-10{seed}", method="sft", config="lora/train", seed=seed, seeded=True))
-        make(lab, Arm(f"EXP-20{seed}", method="sft", config="lora/train_bt", seed=seed, seeded=True, right=0.6))
+        right = 0.4 + 0.1 * seed
+        make(lab, Arm(f"EXP-10{seed}", method="sft", config="lora/train", seed=seed, seeded=True, right=right))
+        make(lab, Arm(f"EXP-20{seed}", method="sft", config="lora/train_bt", seed=seed, seeded=True, right=right + 0.1))
     return lab
 
 
@@ -510,13 +512,26 @@ def test_seeds_that_decode_the_same_trainings_are_paired_by_them(seeds: Path, do
     assert any(together[name]["p"] != apart[name]["p"] for name in apart)
 
 
+def test_a_single_training_has_the_chance_of_the_other_seeds(seeds: Path, document: Any) -> None:
+    folder = make(seeds, Arm("EXP-300", method="sft", config="lora/other"))
+    trained = metric(document("EXP-300", "EXP-200"))
+    change_record(folder, method="vanilla")
+    as_it_is = metric(document("EXP-300", "EXP-200"))
+    assert trained["diff"] == as_it_is["diff"]
+    assert trained["stderr"] > as_it_is["stderr"]
+
+
 def test_what_little_seeds_know_is_counted(seeds: Path, document: Any) -> None:
-    """Degrees of freedom stand beside the errors; the interval of few seeds is wider than two errors."""
-    for found in document("EXP-100", "EXP-200")["metrics"]:
-        if found["stderr"]:
-            assert found["high"] - found["low"] > 2 * 1.95 * found["stderr"]
-            assert all(error["df"] is None or error["df"] > 0 for error in found["errors"])
-            assert (found["bootstrap_low"], found["bootstrap_high"]) == (None, None)
+    """Degrees of freedom stand beside the errors; the wider one of both intervals counts."""
+    found = metric(document("EXP-100", "EXP-200"))
+    halves = [
+        error["stderr"] * stats.student_quantile(0.975, math.inf if error["df"] is None else error["df"])
+        for error in found["errors"]
+    ]
+    assert len(halves) == 2
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(max(halves))
+    assert max(halves) > 2.5 * found["stderr"]
+    assert (found["bootstrap_low"], found["bootstrap_high"]) == (None, None)
 
 
 def test_seeds_can_be_taken_one_by_one(seeds: Path, document: Any, compare: Any) -> None:
