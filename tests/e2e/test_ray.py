@@ -192,28 +192,31 @@ def test_a_node_that_dies_costs_nothing(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_or_cancelled_leaves_what_can_go_on(
     cluster: Cluster, tmp_path: Path, how: signal.Signals
 ) -> None:
-    lab = make(tmp_path / "lab", 100, 99, 8, items=120)
+    lengths = ("E100", "E99", "E98")
+    lab = make(tmp_path / "lab", 100, 99, 98, items=120)
     run = on(cluster, lab)
-    until(lambda: answered(lab, "E100") >= 2 and answered(lab, "E99") >= 2, run, lab)
-    # E8 waits in the cluster: nobody is at it yet.
-    cancel = [sys.executable, "-m", "unsay", "cancel", "E99", "E8", "-o", str(lab / "outputs"), "--json"]
+    until(lambda: sum(answered(lab, id) >= 2 for id in lengths) == 2, run, lab)
+    # One waits in the cluster, which begins in any order: nobody is at it yet.
+    (waits,) = (id for id in lengths if not records(lab)[id][1].attempts)
+    kept_on, called_off = (id for id in lengths if id != waits)
+    cancel = [sys.executable, "-m", "unsay", "cancel", called_off, waits, "-o", str(lab / "outputs"), "--json"]
     done = json.loads(subprocess.run(cancel, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout)
-    assert {each["id"]: each["did"] for each in done["experiments"]} == {"E99": "cancelled", "E8": "cancelled"}
-    until(lambda: "E8 cancelled" in " ".join(said(lab).split()), run, lab)
+    assert {each["id"]: each["did"] for each in done["experiments"]} == {called_off: "cancelled", waits: "cancelled"}
+    until(lambda: f"{waits} cancelled" in " ".join(said(lab).split()), run, lab)
     os.kill(run.pid, how)
     assert ended(run) == 1, said(lab)
     status = {id: record.status for id, (_, record) in records(lab).items()}
     assert set(status.values()) == {"cancelled"}, said(lab)
-    assert records(lab)["E8"][1].attempts == ()
+    assert records(lab)[waits][1].attempts == ()
     workers = [each for each in psutil.process_iter(["cmdline"]) if str(lab) in " ".join(each.info["cmdline"] or [])]
     assert workers == []
     assert "Traceback" not in said(lab)
-    kept = answered(lab, "E100")
+    kept = answered(lab, kept_on)
     assert kept >= 2
     assert ended(on(cluster, lab, "--batch-size", "32")) == 0, said(lab)
-    outcomes = [attempt.outcome for attempt in records(lab)["E100"][1].attempts]
+    outcomes = [attempt.outcome for attempt in records(lab)[kept_on][1].attempts]
     assert outcomes == ["cancelled", "completed"]
-    keys = Counter(trace.key for trace in read.traces(records(lab)["E100"][0]))
+    keys = Counter(trace.key for trace in read.traces(records(lab)[kept_on][0]))
     assert (len(keys), set(keys.values())) == (120, {1})
 
 
