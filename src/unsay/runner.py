@@ -314,10 +314,8 @@ class _Run:
         changed = [
             folder for folder in (job.result_folder, job.folder) if _state(folder) != self._known.get(folder, _NOTHING)
         ]
-        for folder in changed:
-            record = read.record(folder)
-            if record is not None and stopping.is_called_off(record):
-                return Ended(job.experiment, "cancelled", stopping.CALLED_OFF, elsewhere=True)
+        if stopping.are_called_off(changed):
+            return Ended(job.experiment, "cancelled", stopping.CALLED_OFF, elsewhere=True)
         record = read.record(job.result_folder) if job.result_folder in changed else None
         if record is None or not record.attempts:
             return None
