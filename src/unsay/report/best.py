@@ -27,6 +27,7 @@ from unsay.report import compare, differing, tables
 from unsay.report.compare import Run, Side
 from unsay.report.names import COLUMNS, FLEXIBLE, SHORT, STRICT, label
 from unsay.report.numbers import ALPHA
+from unsay.report.results import results_of, seeds_of
 from unsay.report.tables import Row, SameItems
 from unsay.store.read import Entry
 
@@ -135,7 +136,7 @@ def _comparable(metric: str, sides: Iterable[_Member]) -> list[list[_Contender]]
         stderr = None
         if all(error is not None for error in errors):
             stderr = math.hypot(max(error for error in errors if error is not None), _of_seeds(levels))
-        one = _Contender(rows, compare.seeds_of(levels)[0], stderr, values[0].n, group)
+        one = _Contender(rows, seeds_of(levels)[0], stderr, values[0].n, group)
         groups.setdefault((rows[0].dataset, values[0].definition), []).append(one)
     largest: dict[str, list[_Contender]] = {}
     for (dataset, _), each in groups.items():
@@ -239,7 +240,7 @@ def _p_of_runs(metric: str, best: Run, other: Run) -> tuple[float, bool]:
 
 def _of_seeds(values: Sequence[float]) -> float:
     """Return the standard error of a mean over seeds, 0 with one seed."""
-    return (compare.seeds_of(values)[1] or 0.0) / math.sqrt(len(values))
+    return (seeds_of(values)[1] or 0.0) / math.sqrt(len(values))
 
 
 def _paired(metric: str, best: _Contender, other: _Contender, read: Callable[[Entry, str], Run | None]) -> float | None:
@@ -248,7 +249,7 @@ def _paired(metric: str, best: _Contender, other: _Contender, read: Callable[[En
     sides = [Side(tuple(run for run in each if run is not None)) for each in runs]
     if any(len(side.runs) < len(each) for side, each in zip(sides, runs, strict=True)):
         return None
-    (result,) = compare.results_of(sides[1], sides[0], [metric], compare.common_items(*sides), resample=False)
+    (result,) = results_of(sides[1], sides[0], [metric], compare.common_items(*sides), resample=False)
     return 1.0 if result.p is None or (result.diff or 0.0) <= 0 else result.p
 
 

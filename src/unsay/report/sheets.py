@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unsay.report import numbers, tables
-from unsay.report.compare import BOOTSTRAP, MCNEMAR, RESAMPLES, SEED, Comparison, Level, Result, Side
+from unsay.report.compare import Comparison, Side
 from unsay.report.escape import line, shortened
 from unsay.report.names import COLUMNS, SHORT, in_order, label
 from unsay.report.numbers import ALPHA
+from unsay.report.results import BOOTSTRAP, MCNEMAR, RESAMPLES, SEED, Level, Result
 from unsay.report.tables import Row
 from unsay.store import read
 

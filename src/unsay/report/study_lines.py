@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unsay.report import compare, numbers
+from unsay.report import numbers, results
 
 Scores = Sequence[Sequence[float]]
 """One list per seed, on the same items."""
@@ -42,7 +42,7 @@ class Line:
     broken: float
     p: float
     test: str
-    errors: compare.Errors
+    errors: results.Errors
     budget: int | None = None
     p_holm: float = 1.0
     smallest: float | None = None
@@ -53,7 +53,7 @@ class Line:
 
     def to_json(self) -> dict[str, Any]:
         shown = {key: value for key, value in vars(self).items() if key != "errors"}
-        return shown | {"errors": compare.errors_json(self.errors), "beyond_chance": self.beyond_chance}
+        return shown | {"errors": results.errors_json(self.errors), "beyond_chance": self.beyond_chance}
 
 
 def family(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -63,7 +63,7 @@ def family(lines: Sequence[Line]) -> tuple[Line, ...]:
     adjusted = stats.holm([line.p for line in lines])
     alpha = numbers.ALPHA / max(1, len(lines))
     return tuple(
-        replace(line, p_holm=p, smallest=compare.smallest(line.errors, alpha))
+        replace(line, p_holm=p, smallest=results.smallest(line.errors, alpha))
         for line, p in zip(lines, adjusted, strict=True)
     )
 
@@ -98,16 +98,16 @@ def paired(
     else:
         pairs = right_a[:, None, :], right_b[None, :, :]
         fixed, broken = float((~pairs[0] & pairs[1]).mean()), float((pairs[0] & ~pairs[1]).mean())
-    errors: compare.Errors
+    errors: results.Errors
     if len(one) == len(two) == 1:
         only_a, only_b = stats.discordant(one[0].tolist(), two[0].tolist())
         plain = stats.paired_difference(two[0].tolist(), one[0].tolist())
-        p, test = stats.mcnemar(only_b, only_a).p, compare.MCNEMAR
+        p, test = stats.mcnemar(only_b, only_a).p, results.MCNEMAR
         low, high = plain.low, plain.high
         errors = ((plain.stderr, math.inf),) if plain.stderr else ()
     else:
         found = stats.seeded_difference(one, two, same_training=same_training, trained=trained)
-        p, test = 1.0 if found.p is None else found.p, compare.SAME_TRAINING if same_training else compare.OVER_SEEDS
+        p, test = 1.0 if found.p is None else found.p, results.SAME_TRAINING if same_training else results.OVER_SEEDS
         low, high, errors = found.low, found.high, found.errors
     return Line(
         baseline=before,

@@ -318,13 +318,13 @@ def seed_rows(rows: Sequence[Row]) -> list[SeedRow]:
 
 
 def _over_seeds(rows: Sequence[Row]) -> dict[str, tuple[float, float | None]]:
-    from unsay.report import compare
+    from unsay.report.results import seeds_of
 
     found = {}
     for name in COLUMNS:
         values = [value for row in rows if (value := row.metric(name)) is not None and value.value is not None]
         if len(values) == len(rows) and len({value.definition for value in values}) == 1:
-            found[name] = compare.seeds_of([value.value for value in values if value.value is not None])
+            found[name] = seeds_of([value.value for value in values if value.value is not None])
     return found
 
 
@@ -550,11 +550,12 @@ def _compare(pairs: Sequence[tuple[Side, Side]], metric: str) -> list[Difference
         return []
     from unsay import stats
     from unsay.report import compare
+    from unsay.report.results import results_of
 
     results = []
     for baseline, other in pairs:
         items = compare.common_items(baseline, other)
-        results += compare.results_of(baseline, other, [metric], items, resample=False)
+        results += results_of(baseline, other, [metric], items, resample=False)
     p_values = [1.0 if result.p is None else result.p for result in results]
     found = []
     for (baseline, other), result, p, p_holm in zip(pairs, results, p_values, stats.holm(p_values), strict=True):

@@ -21,6 +21,7 @@ from unsay.report.best import Standing
 from unsay.report.compare import Side
 from unsay.report.names import COLUMNS, STRICT, in_order, is_undo_measure, label
 from unsay.report.numbers import ALPHA
+from unsay.report.results import results_of
 from unsay.report.tables import Row, SameItems
 from unsay.store import read, write
 from unsay.store.read import Entry
@@ -130,7 +131,7 @@ def _matrix(group: Sequence[Side]) -> Document:
     results = []
     for a, b in pairs:
         items = compare.common_items(sides[b], sides[a])
-        results += compare.results_of(sides[b], sides[a], [STRICT], items, resample=False)
+        results += results_of(sides[b], sides[a], [STRICT], items, resample=False)
     adjusted = stats.holm([1.0 if result.p is None else result.p for result in results])
     cells: dict[tuple[int, int], Document] = {}
     for (a, b), result, p in zip(pairs, results, adjusted, strict=True):

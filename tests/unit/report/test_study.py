@@ -17,7 +17,7 @@ from tests.unit.lab import Arm, change_record, make, write_items
 from unsay import cli, stats
 from unsay.errors import StoreError
 from unsay.records import Counts, Key, Trace
-from unsay.report import compare, digests, study, study_figure, study_page
+from unsay.report import digests, results, study, study_figure, study_page
 from unsay.report.study import Study
 from unsay.store import layout, read, write
 
@@ -188,7 +188,7 @@ def test_the_same_trainings_are_paired_seed_by_seed(tmp_path: Path) -> None:
         experiment(tmp_path, "slip-banned", base, seed=seed, train="slip", undo=True, decode={"undo": "ban"})
     found = only(tmp_path)
     (undo,) = found.lines("counterfactual")
-    assert undo.test == compare.SAME_TRAINING
+    assert undo.test == results.SAME_TRAINING
     assert undo.diff == pytest.approx(undo.fixed)
     assert undo.beyond_chance
     assert undo.low is not None
