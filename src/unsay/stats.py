@@ -245,6 +245,25 @@ def mcnemar(only_a: int, only_b: int) -> McNemar:
     return McNemar(only_a, only_b, min(1.0, _two_tails(min(only_a, only_b), only_a + only_b)))
 
 
+def sign_flips(counts: Sequence[int]) -> float:
+    """Return the two-sided p of Fisher's randomization test: is each count as likely positive as negative?
+
+    The share of all 2^m choices of signs of the m counts whose sum is at least as far from 0 (The Design of
+    Experiments, 1935, section 21), worked out exactly; with counts of -1, 0 and 1 it is `mcnemar`. A count is how many
+    more of several models have an item right on one side: the models are given, the items are drawn by chance.
+    """
+    sizes = [abs(int(count)) for count in counts if count]
+    chances = np.ones(1)  # of the sums -total, -total + 2, …, total
+    for size in sizes:
+        grown = np.zeros(len(chances) + size)
+        grown[: len(chances)] += chances / 2
+        grown[size:] += chances / 2
+        chances = grown
+    total = sum(sizes)
+    far = np.abs(2 * np.arange(len(chances)) - total) >= abs(sum(int(count) for count in counts))
+    return min(1.0, float(chances[far].sum()))
+
+
 def discordant(a: Sequence[float], b: Sequence[float]) -> tuple[int, int]:
     """Count the items that only a, and only b, has right (above 0) — what `mcnemar` takes.
 
@@ -336,6 +355,20 @@ def smallest_difference(stderr: float, *, alpha: float = 0.05, power: float = 0.
     if not stderr >= 0:
         raise DataError(f"smallest difference: expected a standard error of at least 0, got {stderr}")
     return (student_quantile(1 - alpha / 2, df) + student_quantile(power, df)) * stderr
+
+
+def smallest_change(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the share of n items that has to change, all to one side, for `mcnemar` to find it with this power.
+
+    It asks for 1 + log2(1 / alpha) items that change; 1 where there are not so many items.
+    """
+    needed = math.floor(1 - math.log2(alpha)) + 1
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        share = (low + high) / 2
+        missed = math.fsum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(min(needed, n + 1)))
+        low, high = (share, high) if 1 - missed < power else (low, share)
+    return high
 
 
 def student_p(t: float, df: float) -> float:

@@ -6,6 +6,8 @@ import gc
 import math
 import random
 import warnings
+from itertools import product
+from operator import mul
 
 import numpy as np
 import pytest
@@ -96,6 +98,31 @@ def test_mcnemar_for_few_and_many_pairs(only_a: int, only_b: int) -> None:
     found = stats.mcnemar(only_a, only_b)
     assert found.p == pytest.approx(expected, rel=1e-8)
     assert found.p == stats.mcnemar(only_b, only_a).p
+
+
+@given(st.lists(st.integers(-3, 3), max_size=9))
+def test_sign_flips_count_every_choice_of_signs(counts: list[int]) -> None:
+    sums = [sum(map(mul, signs, counts)) for signs in product((1, -1), repeat=len(counts))]
+    far = sum(abs(each) >= abs(sum(counts)) for each in sums)
+    assert stats.sign_flips(counts) == pytest.approx(far / len(sums))
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_sign_flips_of_ones_are_mcnemars_test(only_a: int, only_b: int) -> None:
+    counts = [1] * only_a + [0] * 20 + [-1] * only_b
+    assert stats.sign_flips(counts) == pytest.approx(stats.mcnemar(only_a, only_b).p, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(600, 0.05), (600, 0.005), (40, 0.05)])
+def test_the_smallest_change_is_found_four_times_in_five(n: int, alpha: float) -> None:
+    share = stats.smallest_change(n, alpha=alpha)
+    changed = np.random.default_rng(0).binomial(n, share, size=4000)
+    found = np.mean([stats.mcnemar(int(count), 0).p < alpha for count in changed])
+    assert found == pytest.approx(0.8, abs=0.025)
+
+
+def test_a_few_items_can_change_too_little() -> None:
+    assert stats.smallest_change(3) == 1.0
 
 
 def test_mcnemar_in_floating_point_continues_the_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,3 +535,14 @@ def test_seeds_and_items_find_nothing_where_there_is_nothing(of_seed: float, of_
         p = np.array(found)
         assert (p < 0.003).mean() < 0.003 + 3 * math.sqrt(0.003 / draws)
         assert (p < 0.05).mean() < 0.05 + 3 * math.sqrt(0.05 / draws)
+
+
+def test_seeds_and_items_find_what_is_there() -> None:
+    """What is said to be seen four times in five is. (A test that never finds anything would pass the one above.)"""
+    rng = np.random.default_rng(7)
+    true = stats.smallest_difference(math.sqrt((1.0 + 30.0**2 / 200) / 3), df=2)  # of three seeds and their cells
+    found = []
+    for _ in range(600):
+        p = stats.seeded_mean(_crossed(rng, 3, 200, of_seed=1.0, of_item=5.0) + true).p
+        found.append(p is not None and p < 0.05)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.05)

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from unsay.errors import StoreError
-from unsay.report import compare, matched, numbers
+from unsay.report import compare, numbers
 from unsay.report.digests import Digests, digests
 from unsay.report.names import STRICT
-from unsay.report.study_arms import Arm, Group, groups, is_longer_or_shorter
+from unsay.report.study_arms import Arm, Group, groups, is_longer_or_shorter, same_mistakes, shared_trainings
+from unsay.report.study_budgets import Budget, budgets_of
 from unsay.report.study_lines import Line, family, paired
 from unsay.store import read
 from unsay.store.read import Entry
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 DETECTION, FALSE_UNDO, CHANCE = "planted_detection", "planted_false_undo", "undo_chance"
 BEHIND = ("planted_exact", "planted_over", "planted_under")
@@ -65,16 +66,38 @@ class Question:
         if not unclear:
             return f"{_sentence(parts)} ({'one comparison' if count == 1 else f'all of {family}, p adjusted by Holm'})."
         seen = [line.smallest for line in unclear if line.smallest is not None]
-        limit = f" True differences below {_range(seen)} points could have gone unseen." if seen else ""
+        limit = (
+            f" By the spread seen, true differences below {_range(seen)} points could have gone unseen." if seen else ""
+        )
         if not parts:
             furthest = max(unclear, key=lambda line: abs(line.diff))
             return f"Nothing beyond chance in {family}; the largest difference seen is {_listed([furthest])}.{limit}"
         rest = f"no difference beyond chance in the other {len(unclear)} of {family} (p adjusted by Holm)"
         return f"{_sentence([*parts, rest])}.{limit}"
 
+    def answer_here(self) -> str:
+        """Answer for these trainings themselves, where only the questions are drawn by chance; empty if not tested."""
+        tested = [replace(line, p_holm=line.p_here_holm) for line in self.lines if line.p_here_holm is not None]
+        if not tested:
+            return ""
+        clear = [line for line in tested if line.beyond_chance]
+        parts = [
+            f"{word} for {_listed(found)}"
+            for word, found in (
+                ("higher", [line for line in clear if line.diff > 0]),
+                ("lower", [line for line in clear if line.diff < 0]),
+            )
+            if found
+        ]
+        rest = len(tested) - len(clear)
+        if rest:
+            parts.append(f"nothing beyond chance in {'the other ' if clear else ''}{rest} of {len(tested)}")
+        return f"Of these trainings themselves: {'; '.join(parts)}."
+
     def to_json(self) -> dict[str, Any]:
         shown = {key: value for key, value in vars(self).items() if key != "lines"}
-        return shown | {"answer": self.answer(), "lines": [line.to_json() for line in self.lines]}
+        answers = {"answer": self.answer(), "answer_here": self.answer_here()}
+        return shown | answers | {"lines": [line.to_json() for line in self.lines]}
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Reaction:
-    """What one arm does behind planted mistakes, and how often it takes back the right line of a clean twin."""
+    """What one arm does behind planted mistakes, and how often it takes back the right line of a clean twin.
+
+    `twin_right`: right answers that began with the right line. With undo banned there is the rate of right ones alone.
+    """
 
     name: str
     bias: float
@@ -97,32 +123,13 @@ class Reaction:
     n: int
     rates: Mapping[str, Rate]
     false_undo: Rate
+    twin_right: Rate
     auroc: Rate
 
     def to_json(self) -> dict[str, Any]:
         shown = {name: dict(vars(rate)) for name, rate in self.rates.items()}
-        more = {"rates": shown, "false_undo": dict(vars(self.false_undo)), "auroc": dict(vars(self.auroc))}
-        return vars(self) | more
-
-
-@dataclass(frozen=True)
-class Budget:
-    """An arm at matched sampled tokens; `points` as in `unsay.report.matched`, or a reason.
-
-    The figure shows what is tested against each other: what may undo with the context it was trained with, and its
-    controls. `most` is how many answers there are to a vote over one question.
-    """
-
-    name: str
-    points: tuple[matched.Point, ...]
-    area: float | None
-    tokens_per_right: float | None
-    reason: str | None = None
-    in_figure: bool = False
-    most: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"points": [point.to_json() for point in self.points]}
+        others = {"false_undo": self.false_undo, "twin_right": self.twin_right, "auroc": self.auroc}
+        return vars(self) | {"rates": shown} | {name: dict(vars(rate)) for name, rate in others.items()}
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class Study:
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Return every question with its answer."""
-        return [(question.ask, question.answer()) for question in self.questions]
+        return [(one.ask, " ".join(filter(None, (one.answer(), one.answer_here())))) for one in self.questions]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -204,10 +211,13 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
     plain = [arm for arm in arms if arm.is_plain]
     planted = [arm for arm in arms if arm.plant is not None and not arm.is_twin]
     undoing = [arm for arm in plain if arm.may_undo and not arm.bias]
-    budgets, at_budget = _budgets(arms, baseline)
+    reacting = [arm for arm in planted if arm.is_trained and not arm.is_banned and not arm.bias]
+    budgets, at_budget = budgets_of(arms, baseline)
 
-    def tests(pairs: Iterable[tuple[Arm, Arm]], among: str | None = None) -> tuple[Line, ...]:
-        lines = [_line(a, b, metric, among) for a, b in pairs]
+    def tests(
+        pairs: Iterable[tuple[Arm, Arm]], metrics: tuple[str, str] = (metric, metric), among: str | None = None
+    ) -> tuple[Line, ...]:
+        lines = [_line(a, b, metrics, among) for a, b in pairs]
         return family([line for line in lines if line is not None])
 
     against_plain = [(baseline, arm) for arm in plain if arm is not baseline]
@@ -226,7 +236,8 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
             "tokens",
             "Accuracy, trained on as many tokens",
             "Is training with undo data better than plain fine-tuning on as many tokens?",
-            "Rows with mistakes are longer. Here stands against them a plain fine-tuning over more steps.",
+            "Rows with mistakes are longer, some kinds more than others. Here stands against all of them a plain "
+            "fine-tuning over other steps.",
             "it needs a fine-tuning like the baseline with other max_steps",
             tests([(other, arm) for other in longer for arm in undoing if arm.as_trained]),
         ),
@@ -237,15 +248,16 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
             "Fixed: wrong with undo banned, right with undo allowed; broken: the other way round; their difference is "
             "what undo itself brings.",
             "it needs a training decoded with undo allowed and with undo: ban",
-            tests(_counterfactual(plain)),
+            tests(_counterfactual(undoing, plain)),
         ),
         Question(
             "words",
             "Undo against a correction in words",
-            "Is taking back better than correcting the same mistakes in words?",
-            "The same rows with the same mistakes: undo tokens against words.",
+            "Is training with undo tokens better than with the same corrections in words?",
+            "The same rows with the same mistakes: undo tokens against words. Where the difference is there with undo "
+            "banned, too, it is one of training and not of taking back; what the model knew of either before is in it.",
             "it needs a training with say: words beside the same one without",
-            tests([(other, arm) for other in words for arm in undoing if _same_mistakes(other, arm)]),
+            tests([(other, arm) for other in words for arm in plain if not arm.bias and same_mistakes(other, arm)]),
         ),
         Question(
             "recovery",
@@ -253,7 +265,25 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
             "Does undo help to get over a mistake that is already there?",
             "Share of right answers that began with a mistake, undo allowed against banned, same weights.",
             "it needs planted mistakes (plant:) with undo allowed and banned",
-            tests(_counterfactual(planted), DETECTION),
+            tests(_counterfactual(reacting, planted), among=DETECTION),
+        ),
+        Question(
+            "taught",
+            "Recovery, trained with undo against trained without",
+            "Does training with undo data help to get over a planted mistake?",
+            "The same share with undo allowed: trained with undo data against plain fine-tuning of a model that may "
+            "know the undo tokens already, and against the training that corrects in words.",
+            "it needs planted mistakes (plant:) for the plain fine-tuning or for the one in words",
+            tests(_taught(planted, reacting, baseline), among=DETECTION),
+        ),
+        Question(
+            "notice",
+            "Planted mistakes against their clean twins",
+            "Does a mistake call forth an undo more often than the right line in its place?",
+            "Share of answers with an undo within a few tokens behind the beginning: behind the mistake (arm) against "
+            "behind its clean twin (against). Fixed: only the mistake was taken back; broken: only the right line.",
+            "it needs planted mistakes (plant:) with their twins (plant_twin:)",
+            tests(_twins(arms, planted), (FALSE_UNDO, DETECTION)),
         ),
         Question(
             "budget",
@@ -287,33 +317,51 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
     )
 
 
-def _counterfactual(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Pair what may undo with the same weights where undo is banned, given the same beginnings."""
+def _counterfactual(arms: Sequence[Arm], among: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Pair arms with the same weights where undo is banned, given the same beginnings, on the seeds that both have."""
     pairs = []
     for arm in arms:
-        if not arm.may_undo or not arm.training or arm.bias:
-            continue
-        banned = [
-            other for other in arms if other.is_banned and other.training == arm.training and other.plant == arm.plant
+        banned = (
+            other for other in among if other.is_banned and other.plant == arm.plant and shared_trainings(other, arm)
+        )
+        pairs += [
+            (other.of(shared_trainings(other, arm)), arm.of(shared_trainings(other, arm)))
+            for other in islice(banned, 1)
         ]
-        pairs += [(other, arm) for other in banned[:1]]
     return pairs
 
 
-def _same_mistakes(words: Arm, arm: Arm) -> bool:
-    return words.mistakes == arm.mistakes and words.recipe == arm.recipe and arm.as_trained
+def _taught(planted: Sequence[Arm], reacting: Sequence[Arm], baseline: Arm) -> list[tuple[Arm, Arm]]:
+    """Pair what was trained with undo data, behind a mistake, with the baseline and with the correction in words."""
+    plain = [arm for arm in reacting if shared_trainings(arm, baseline)]
+    trained = [arm for arm in reacting if arm.may_undo and arm.as_trained]
+    pairs = [(other, arm) for other in plain for arm in trained if other.plant == arm.plant]
+    words = [arm for arm in planted if arm.in_words]
+    return pairs + [
+        (other, arm) for other in words for arm in trained if other.plant == arm.plant and same_mistakes(other, arm)
+    ]
 
 
-def _line(a: Arm, b: Arm, metric: str, among: str | None = None) -> Line | None:
+def _twins(arms: Sequence[Arm], planted: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Pair what may undo behind a mistake with its clean twin, on the seeds that both have."""
+    pairs = []
+    for arm in planted:
+        if not arm.is_banned and (twin := _twin_of(arm, arms)) is not None:
+            pairs.append((twin.of(shared_trainings(twin, arm)), arm.of(shared_trainings(twin, arm))))
+    return pairs
+
+
+def _line(a: Arm, b: Arm, metrics: tuple[str, str], among: str | None = None) -> Line | None:
     """Test two arms on the items that both have; `among` keeps to those with another score on both sides."""
-    items = compare.common_items(a.side, b.side)
-    if among is not None:
-        runs = (*a.side.runs, *b.side.runs)
-        items = tuple(item for item in items if all(item in run.scores.get(among, {}) for run in runs))
-    items = tuple(item for item in items if all(item in run.scores[metric] for run in (*a.side.runs, *b.side.runs)))
+    of_runs = [(run, metric) for arm, metric in zip((a, b), metrics, strict=True) for run in arm.side.runs]
+    wanted = [run.scores.get(name, {}) for run, metric in of_runs for name in (metric, among) if name is not None]
+    items = [item for item in compare.common_items(a.side, b.side) if all(item in scores for scores in wanted)]
     if not items:
         return None
-    one, two = ([[run.scores[metric][item] for item in items] for run in arm.side.runs] for arm in (a, b))
+    one, two = (
+        [[run.scores[metric][item] for item in items] for run in arm.side.runs]
+        for arm, metric in zip((a, b), metrics, strict=True)
+    )
     return paired(
         a.name,
         b.name,
@@ -322,6 +370,7 @@ def _line(a: Arm, b: Arm, metric: str, among: str | None = None) -> Line | None:
         same_training=bool(a.training) and a.training == b.training,
         trained=(a.is_trained, b.is_trained),
         seeds=(a.side.seeds, b.side.seeds),
+        here=True,
     )
 
 
@@ -332,26 +381,31 @@ def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
     for arm in arms:
         if arm.plant is None or arm.is_twin or (arm.is_banned and _may_undo(arm, arms)):
             continue
-        twin = next((other for other in arms if _is_twin_of(other, arm)), None)
+        twin = _twin_of(arm, arms)
+        reactions = () if arm.is_banned else (DETECTION, *BEHIND)
         yield Reaction(
             name=arm.name,
             bias=arm.bias,
             plant=arm.plant,
             n=len(arm.side.runs[0].scores.get(DETECTION, {})),
-            rates={name: _rate(arm, name) for name in (DETECTION, *BEHIND, STRICT)},
+            rates={name: _rate(arm, name) for name in (*reactions, STRICT)},
             false_undo=Rate(None) if twin is None else _rate(twin, FALSE_UNDO),
+            twin_right=Rate(None) if twin is None else _rate(twin, STRICT),
             auroc=Rate(None) if twin is None else _auroc(arm, twin),
         )
 
 
 def _may_undo(banned: Arm, arms: Sequence[Arm]) -> bool:
     """Say whether the same training is there with undo allowed; where it corrects in words it is not."""
-    return any(arm.training == banned.training and not arm.is_banned for arm in arms)
+    return any(shared_trainings(arm, banned) and not arm.is_banned for arm in arms)
 
 
-def _is_twin_of(other: Arm, arm: Arm) -> bool:
-    same = (other.training, other.plant, other.context, other.bias) == (arm.training, arm.plant, arm.context, arm.bias)
-    return same and other.is_twin and not other.is_banned
+def _twin_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
+    def same(other: Arm) -> bool:
+        alike = (other.plant, other.context, other.bias) == (arm.plant, arm.context, arm.bias)
+        return alike and bool(shared_trainings(other, arm)) and other.is_twin and not other.is_banned
+
+    return next((other for other in arms if same(other)), None)
 
 
 def _rate(arm: Arm, metric: str) -> Rate:
@@ -392,157 +446,6 @@ def _auroc(arm: Arm, twin: Arm) -> Rate:
     seeds = [([planted[item] for item in items], [clean[item] for item in items]) for planted, clean in pairs]
     found = stats.auroc(*seeds[0]) if len(seeds) == 1 else stats.auroc_over_seeds(seeds)
     return Rate(found.value, found.stderr, found.low, found.high)
-
-
-# -- matched tokens ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Scores of one arm at every budget, (budgets, items, seeds or models), and the tokens spent on average.
-
-    Items are in natural order, whatever order their answers ended in.
-    """
-
-    name: str
-    items: tuple[str, ...]
-    scores: NDArray[np.float64]
-    tokens: tuple[float, ...]
-    training: tuple[str, ...]
-    seeds: tuple[int, ...]
-    trained: bool
-    most: int = 1
-
-    def budget(self, *, in_figure: bool) -> Budget:
-        points = matched.summarise(self.scores, matched.BUDGETS, self.tokens)
-        curve = matched.Curve("one answer", (), points)
-        return Budget(
-            self.name, points, curve.area, curve.tokens_per_right, in_figure=in_figure, most=self.most
-        )  # fmt: skip
-
-    def against(self, control: _Scored) -> list[Line]:
-        """Test this arm against another one at every budget at which something changes, question by question."""
-        import numpy as np
-
-        places = [{item: place for place, item in enumerate(one.items)} for one in (control, self)]
-        common = [item for item in self.items if item in places[0]]
-        rows = [[at[item] for item in common] for at in places]
-        if not common:
-            return []
-        lines = []
-        before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        for at, budget in enumerate(matched.BUDGETS):
-            a, b = control.scores[at, rows[0]].T, self.scores[at, rows[1]].T
-            if before is None or not (np.array_equal(a, before[0]) and np.array_equal(b, before[1])):
-                same = bool(self.training) and self.training == control.training
-                line = paired(
-                    control.name,
-                    self.name,
-                    a.tolist(),
-                    b.tolist(),
-                    same_training=same,
-                    trained=(control.trained, self.trained),
-                    seeds=(control.seeds, self.seeds),
-                    budget=budget,
-                )
-                lines.append(line)
-            before = a, b
-        return lines
-
-
-def _budgets(arms: Sequence[Arm], baseline: Arm) -> tuple[tuple[Budget, ...], tuple[Line, ...]]:
-    """Return every arm at matched sampled tokens, and the tests of arms that may undo against what else there is."""
-    found: list[Budget] = []
-    plain: list[tuple[Arm, _Scored]] = []
-    votes: list[_Scored] = []
-    tested = [arm for arm in arms if arm.is_plain and arm.may_undo and arm.as_trained and not arm.bias]
-    for arm in arms:
-        if not arm.is_plain:
-            continue
-        try:
-            scored = _one_answer(arm)
-        except StoreError as error:
-            found.append(Budget(arm.name, (), None, None, str(error)))
-            continue
-        shown = arm in tested or any(_is_control(arm, one, baseline) for one in tested) or arm is baseline
-        found.append(scored.budget(in_figure=shown))
-        plain.append((arm, scored))
-    for group in _voting(arms):
-        of_baseline = bool(set(baseline.training) & {hash for arm in group for hash in arm.training})
-        try:
-            vote = _vote(group)
-        except StoreError as error:
-            found.append(Budget(_vote_name(group), (), None, None, str(error)))
-            continue
-        found.append(vote.budget(in_figure=of_baseline))
-        votes += [vote] if of_baseline else []
-    lines: list[Line] = []
-    for arm, scored in plain:
-        if arm in tested:
-            controls = [other_scored for other, other_scored in plain if _is_control(other, arm, baseline)]
-            for control in (*controls, *votes):
-                lines += scored.against(control)
-    return tuple(found), family(lines)
-
-
-def _is_control(other: Arm, arm: Arm, baseline: Arm) -> bool:
-    """Say whether an arm is the baseline, the same weights with undo banned, or has the same mistakes in words."""
-    banned = other.is_banned and bool(other.training) and other.training == arm.training
-    return other is baseline or banned or (other.in_words and _same_mistakes(other, arm))
-
-
-def _one_answer(arm: Arm) -> _Scored:
-    rows, golds = matched.together([run.entry for run in arm.side.runs])
-    items = tuple(sorted(rows, key=read.natural))
-    answers = [rows[item] for item in items]
-    scores = matched.single(answers, [golds[item] for item in items], matched.BUDGETS)
-    spent = tuple(matched.spent(answers, matched.BUDGETS).tolist())
-    return _Scored(arm.name, items, scores, spent, arm.training, arm.side.seeds, arm.is_trained)
-
-
-def _voting(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """Return the arms with several sampled answers of one model, those of the seeds of one training together."""
-    found: dict[Any, list[Arm]] = {}
-    for arm in arms:
-        if arm.plant is None and arm.is_sampled and not arm.is_trained and arm.side.is_group:
-            source = arm.source
-            of = arm.record.model if source is None else (source.model, source.method, source.config)
-            found.setdefault((arm.record.config, of), []).append(arm)
-    return [sorted(group, key=_source_seed) for group in found.values()]
-
-
-def _source_seed(arm: Arm) -> int:
-    return 0 if arm.source is None else arm.source.seed
-
-
-def _vote_name(group: Sequence[Arm]) -> str:
-    models = f" ({len(group)} models)" if len(group) > 1 else ""
-    return f"{group[0].record.config}, majority of up to {min(len(arm.side.runs) for arm in group)}{models}"
-
-
-def _vote(group: Sequence[Arm]) -> _Scored:
-    """Return the votes over the answers of each model of a group, one column per model."""
-    import numpy as np
-
-    models = [matched.together([run.entry for run in arm.side.runs]) for arm in group]
-    items = tuple(sorted(set.intersection(*(set(rows) for rows, _ in models)), key=read.natural))
-    scores = np.zeros((len(matched.BUDGETS), len(items), len(models)))
-    tokens = np.zeros_like(scores)
-    for at, budget in enumerate(matched.BUDGETS):
-        for column, (rows, golds) in enumerate(models):
-            for row, item in enumerate(items):
-                final, used = matched.vote(rows[item], budget)
-                scores[at, row, column], tokens[at, row, column] = 100.0 * (final == golds[item]), used
-    return _Scored(
-        _vote_name(group),
-        items,
-        scores,
-        tuple(tokens.mean(axis=(1, 2)).tolist()),
-        tuple(hash for arm in group for hash in arm.training),
-        tuple(_source_seed(arm) for arm in group),
-        any(arm.training for arm in group),
-        min(len(arm.side.runs) for arm in group),
-    )
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ never from its name. Seeds of one experiment are one arm; where a seed is there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -76,6 +76,11 @@ class Arm:
         if self.source is not None:
             return (str(self.source.hashes["train"]),) if "train" in self.source.hashes else ()
         return tuple(str(run.record.hashes["train"]) for run in self.side.runs if "train" in run.record.hashes)
+
+    def of(self, trainings: Collection[str]) -> Arm:
+        """Return the arm with the seeds of these trainings alone."""
+        kept = tuple(run for run in self.side.runs if run.record.hashes.get("train") in trainings)
+        return self if len(kept) == len(self.side.runs) else replace(self, side=Side(kept))
 
     @property
     def is_trained(self) -> bool:
@@ -247,6 +252,17 @@ def is_longer_or_shorter(arm: Arm, baseline: Arm) -> bool:
 
     plain = arm.is_trained and arm.is_plain and not arm.has_undo_data
     return plain and arm.recipe != baseline.recipe and rest(arm.recipe) == rest(baseline.recipe)
+
+
+def shared_trainings(one: Arm, two: Arm) -> list[str]:
+    """Return the trainings that two arms have in common."""
+    return [training for training in one.training if training in two.training]
+
+
+def same_mistakes(words: Arm, arm: Arm) -> bool:
+    """Say whether an arm was trained with undo tokens on the rows that another corrects in words."""
+    same = words.mistakes == arm.mistakes and words.recipe == arm.recipe
+    return same and arm.has_undo_data and not arm.in_words and arm.as_trained
 
 
 def _cautions(arms: Sequence[Arm], baseline: Arm, metric: str) -> Iterable[str]:

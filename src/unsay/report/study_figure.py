@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from unsay.report.escape import line, shortened
-from unsay.report.study import Budget
+from unsay.report.study_budgets import Budget
 
 WIDTH, HEIGHT = 860, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 300, 30, 46

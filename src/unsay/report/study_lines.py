@@ -3,7 +3,8 @@
     family([paired("sft", "slip", a, b, trainings=((…), (…)))])
 
 Single runs: McNemar. Several seeds: `unsay.stats.seeded_difference`, which counts the chance of trainings and of
-questions; with the same trainings on both sides, `seeded_mean` of their differences.
+questions; with the same trainings on both sides, `seeded_mean` of their differences. Those say what other trainings
+would show; `p_here`, where it is asked for, says of these trainings alone what other questions would.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Line:
     budget: int | None = None
     p_holm: float = 1.0
     smallest: float | None = None
+    p_here: float | None = None
+    p_here_holm: float | None = None
 
     @property
     def beyond_chance(self) -> bool:
@@ -61,9 +64,15 @@ def family(lines: Sequence[Line]) -> tuple[Line, ...]:
     from unsay import stats
 
     adjusted = stats.holm([line.p for line in lines])
+    here = iter(stats.holm([line.p_here for line in lines if line.p_here is not None]))
     alpha = numbers.ALPHA / max(1, len(lines))
     return tuple(
-        replace(line, p_holm=p, smallest=results.smallest(line.errors, alpha))
+        replace(
+            line,
+            p_holm=p,
+            p_here_holm=None if line.p_here is None else next(here),
+            smallest=results.smallest(line.errors, alpha) or 100.0 * stats.smallest_change(line.n, alpha=alpha),
+        )
         for line, p in zip(lines, adjusted, strict=True)
     )
 
@@ -78,13 +87,16 @@ def paired(
     trained: tuple[bool, bool] = (True, True),
     seeds: tuple[Sequence[int], Sequence[int]] = ((), ()),
     budget: int | None = None,
+    here: bool = False,
 ) -> Line:
     """Compare two arms, one list of scores per seed each, on the same items in the same order.
 
     With the `same_training` on both sides what differs between trainings is no chance of the comparison. `trained` says
     which side has chance of training at all; `seeds` are their numbers, by which trainings on the same rows in the same
     order are put beside each other. Fixed and broken pair every seed with every seed, the same trainings with
-    themselves.
+    themselves. `here` asks for a second test, of these trainings themselves (several, the same on both sides):
+    `stats.sign_flips` of how many of them have an item right on one side only. Where no answer differs, the interval is
+    Wilson's for none of n.
     """
     import numpy as np
 
@@ -109,6 +121,9 @@ def paired(
         found = stats.seeded_difference(one, two, same_training=same_training, trained=trained)
         p, test = 1.0 if found.p is None else found.p, results.SAME_TRAINING if same_training else results.OVER_SEEDS
         low, high, errors = found.low, found.high, found.errors
+    if low == high and np.array_equal(right_a, right_b):
+        high = 100.0 * stats.wilson(0, n)[1]
+        low = -high
     return Line(
         baseline=before,
         other=after,
@@ -126,6 +141,9 @@ def paired(
         test=test,
         errors=errors,
         budget=budget,
+        p_here=stats.sign_flips((right_b.sum(axis=0) - right_a.sum(axis=0)).tolist())
+        if here and same_training and len(one) > 1
+        else None,
     )
 
 

@@ -25,6 +25,10 @@ _MARKED = 2_000
 """Characters from the beginning in which the marker of a page or a figure stands."""
 _NAMED = 12
 """Experiments left out for one reason that are named one by one."""
+_ABOUT_TRACES = (
+    "Means over seeds; a ratio without a denominator in some of them says of how many seeds it is. A wrong step is one "
+    "with wrong arithmetic: right arithmetic in the wrong place counts as right."
+)
 _TRACE = ("undo_per_answer", "waste", "reemission", "loops", "step_errors", "step_precision", "step_recall",
           "step_false_undo", "sampled_tokens")  # fmt: skip
 
@@ -108,10 +112,17 @@ def _reading(found: Study) -> list[str]:
     seeds = " to ".join(map(str, found.seeds))
     lines = [
         f"Each arm was trained with {seeds} seed{'' if found.seeds == (1,) else 's'}. A difference is beyond chance, "
-        "and in bold, where it hardly comes from these questions or these trainings: *p (Holm)*, adjusted for all "
-        f"tests of its table, is below {numbers.ALPHA:g}. Where none is found, none is shown to be absent: a true "
-        "difference of the size given could have gone unseen.",
+        "and in bold, where one as large would be rare if other trainings and other questions had none: *p (Holm)*, "
+        f"adjusted for all tests of its own table, is below {numbers.ALPHA:g}. The 95 % intervals are those of each "
+        "line alone, not adjusted. Where none is found, none is shown to be absent: a true difference of the size "
+        "given, estimated from the spread seen, could have gone unseen.",
     ]  # fmt: skip
+    if any(line.p_here is not None for question in found.questions for line in question.lines):
+        lines += [
+            "",
+            "*These trainings, p (Holm)* asks less: whether the same trained weights differ on other questions, "
+            "whatever other trainings would do. How: Fisher's exact randomization test, seeds of a question together.",
+        ]  # fmt: skip
     if found.cautions:
         lines += ["", "Beside what an arm is about, these settings differ or are not known:", ""]
         lines += [f"- {esc(text)}" for text in found.cautions]
@@ -139,8 +150,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _test_table(found: Sequence[Line]) -> list[str]:
     with_budget = found[0].budget is not None
+    here = any(line.p_here is not None for line in found)
     heads = ["Arm", "Against", *(["Tokens"] if with_budget else []), "n", "Against %", "Arm %", "Difference",
-             "95 % interval", "Seed by seed", "Fixed %", "Broken %", "p", "p (Holm)", "Could have seen"]  # fmt: skip
+             "95 % interval", "Seed by seed", "Fixed %", "Broken %", "p", "p (Holm)",
+             *(["These trainings, p (Holm)"] if here else []), "Could have seen"]  # fmt: skip
     rows = []
     for line in found:
         mark = "**" if line.beyond_chance else ""
@@ -151,10 +164,18 @@ def _test_table(found: Sequence[Line]) -> list[str]:
                 f"{line.before:.1f}", f"{line.after:.1f}", f"{mark}{line.diff:+.1f}{mark}",
                 numbers.interval(line.low, line.high, digits=1, signed=True), by_seed or numbers.NOTHING,
                 f"{line.fixed:.1f}", f"{line.broken:.1f}", numbers.p_value(line.p), numbers.p_value(line.p_holm),
+                *([_here(line)] if here else []),
                 numbers.NOTHING if line.smallest is None else f"{line.smallest:.1f}",
             ]
         )  # fmt: skip
     return [*_table(heads, rows), "", _about_tests(found)]
+
+
+def _here(line: Line) -> str:
+    if line.p_here_holm is None:
+        return numbers.NOTHING
+    mark = "**" if line.p_here_holm < numbers.ALPHA else ""
+    return f"{mark}{numbers.p_value(line.p_here_holm)}{mark}"
 
 
 def _about_tests(found: Sequence[Line]) -> str:
@@ -184,24 +205,26 @@ def _reaction_table(study: Study, heading: str) -> list[str]:
     if not study.reactions:
         return []
     heads = ["Arm", "Planted", "Bias on undo", "n", "Noticed %", "exactly %", "too much %", "too little %",
-             "Clean twin undone %", "AUROC", "Right in the end %"]  # fmt: skip
+             "Clean twin undone %", "AUROC", "Right in the end %", "Twin right %"]  # fmt: skip
     rows = []
     for each in study.reactions:
         area = numbers.shown(each.auroc.value, each.auroc.stderr, digits=3)
-        rates = [_rate(each.rates[name]) for name in (DETECTION, *BEHIND)]
+        rates = [_rate(each.rates[name]) if name in each.rates else numbers.NOTHING for name in (DETECTION, *BEHIND)]
         rows.append(
             [
                 esc(each.name), esc(each.plant), f"{each.bias:g}", str(each.n), *rates, _rate(each.false_undo), area,
-                _rate(each.rates[STRICT]),
+                _rate(each.rates[STRICT]), _rate(each.twin_right),
             ]
         )  # fmt: skip
     return [
         "",
         f"{heading} Behind a planted mistake",
         "",
-        "Noticed: an undo within 8 tokens behind the mistake; clean twin undone: the same behind the right line in its "
-        "place, which is a mistake of the undo. AUROC: how well the probability of an undo tells the two apart (0.5: "
-        "not at all). Behind ± is the standard error, in brackets the 95 % interval, over seeds and questions.",
+        "Noticed: an undo within a few tokens behind the mistake (the metric's definition says how many); too little: "
+        "it ends before all of the mistake is gone, or before any of it. Clean twin undone: the same behind the right "
+        "line in its place, which is a mistake of the undo. AUROC: how well the probability of an undo tells the two "
+        "apart (0.5: not at all). Right in the end: behind the mistake, and behind its twin, where a bias on the undo "
+        "is paid for. Behind ± is the standard error, in brackets the 95 % interval, over seeds and questions.",
         "",
         *_table(heads, rows),
     ]
@@ -236,8 +259,8 @@ def _budget_tables(found: Study, question: Question, figure: str | None, heading
         *_table(["Arm", *budgets, "Mean over log tokens", "Tokens per right answer"], accuracy),
         "",
         "Sampled tokens per question that were really spent. An answer that ended spends no more, and a vote takes no "
-        f"more answers than were sampled{_votes(found)}: at the budgets where less was spent, sides are compared at "
-        "what they spent, not at the budget.",
+        f"more answers than were sampled{_votes(found)}; of one or two answers it is the first that can be read. At "
+        "the budgets where less was spent, sides are compared at what they spent, not at the budget.",
         "",
         *_table(["Arm", *budgets], spent),
     ]  # fmt: skip
@@ -286,10 +309,11 @@ def _trace_table(found: Study, heading: str) -> list[str]:
         for name in _TRACE:
             values = [run.values[name].value for run in arm.side.runs if name in run.values]
             known = [value for value in values if value is not None]
-            cells.append(_percent(math.fsum(known) / len(known) if known else None, digits=2))
+            few = f" ({len(known)} of {len(arm.side.runs)} seeds)" if 0 < len(known) < len(arm.side.runs) else ""
+            cells.append(_percent(math.fsum(known) / len(known) if known else None, digits=2) + few)
         rows.append([esc(arm.name), *cells])
     heads = ["Arm", *[esc(label(name)) for name in _TRACE]]
-    return ["", f"{heading} What the answers did", "", "Means over seeds.", "", *_table(heads, rows)]
+    return ["", f"{heading} What the answers did", "", _ABOUT_TRACES, "", *_table(heads, rows)]
 
 
 def _hashes(found: Study, heading: str) -> list[str]:
@@ -300,8 +324,8 @@ def _hashes(found: Study, heading: str) -> list[str]:
         "",
         "Hashes of the answers (every sampled token and the visible text) and of the trained weights, as `unsay report "
         "--hashes` prints them; `-`: none, or those of the training that the arm shares. A rerun on the same kind of "
-        "machine with the same versions has the same ones. `unsay report --hashes | grep seed_1 | grep -vxFf PAGE.md` "
-        "prints those of seed 1 that are not on this page.",
+        "machine with the same versions has the same ones: in its lab, `unsay report --hashes | grep -vxFf PAGE.md` "
+        "prints those that are not on this page, and nothing where all are.",
         "",
         "```text",
         *[one_line(each.text).replace("`", "'") for each in found.hashes],

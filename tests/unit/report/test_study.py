@@ -89,7 +89,10 @@ def lab(tmp_path: Path) -> Path:
         same: Right = lambda item, undo=undo: undo(item) != (item % 50 == 0)  # noqa: E731
         experiment(tmp_path, "slip-banned", same, seed=seed, train="slip", undo=True, decode=banned)
         plant = {"plant": "arithmetic_slip"}
-        reaction = {"planted_detection": lambda item: 100.0 * (item % 2), "undo_chance": lambda item: 50.0 + item % 7}
+        reaction = {
+            "planted_detection": lambda item: 100.0 * (item % 2),
+            "undo_chance": lambda item, at=10 * seed: at + 5.0 + item % 3,
+        }
         recovers: Right = lambda item, seed=seed: (item + seed) % 4 == 0  # noqa: E731
         experiment(
             tmp_path, "slip-planted", recovers, seed=seed, train="slip", undo=True, decode=plant, scores=reaction
@@ -101,7 +104,8 @@ def lab(tmp_path: Path) -> Path:
         )  # fmt: skip
         twins = {
             "planted_false_undo": lambda item: 100.0 * (item % 10 == 0),
-            "undo_chance": lambda item: 1.0 + item % 7,
+            # Each training has a scale of its own: areas of all of them together would be smaller than 1.
+            "undo_chance": lambda item, at=10 * seed: at + item % 3,
         }
         twin = plant | {"plant_twin": True}
         experiment(tmp_path, "slip-twin", plain, seed=seed, train="slip", undo=True, decode=twin, scores=twins)
@@ -175,6 +179,7 @@ def test_a_correction_in_words_is_judged_behind_a_mistake_too(tmp_path: Path) ->
     experiment(tmp_path, "words-planted", lambda item: item % 2 == 0, undo=True, decode=decode, scores=scores)
     (reaction,) = only(tmp_path).reactions
     assert (reaction.name, reaction.rates["exact_match_strict"].value) == ("words-planted", 50.0)
+    assert set(reaction.rates) == {"exact_match_strict"}  # with undo banned there is nothing to notice with
 
 
 def test_the_same_trainings_are_paired_seed_by_seed(tmp_path: Path) -> None:
@@ -194,6 +199,85 @@ def test_the_same_trainings_are_paired_seed_by_seed(tmp_path: Path) -> None:
     assert undo.low is not None
     assert undo.low > 0
     assert not any(line.beyond_chance for line in found.lines("accuracy"))
+
+
+def test_what_holds_for_these_trainings_is_told_from_what_holds_for_others(tmp_path: Path) -> None:
+    """One training of three loses by its undo: so do these weights, and another training may not."""
+    for seed, every in ((1, 0), (2, 8), (3, 0)):
+        base = drawn(f"base {seed}", 0.9)
+        worse: Right = lambda item, base=base, every=every: base(item) and not (every and item % every == 0)  # noqa: E731
+        experiment(tmp_path, "sft", drawn(f"plain {seed}", 0.9), seed=seed)
+        experiment(tmp_path, "slip", worse, seed=seed, train="slip", undo=True)
+        experiment(tmp_path, "slip-banned", base, seed=seed, train="slip", undo=True, decode={"undo": "ban"})
+    (question,) = [each for each in only(tmp_path).questions if each.key == "counterfactual"]
+    (line,) = question.lines
+    lost = sum(drawn("base 2", 0.9)(item) for item in range(0, N, 8))
+    assert line.p_here == line.p_here_holm == pytest.approx(2.0 ** (1 - lost))
+    assert not line.beyond_chance
+    assert question.answer().startswith("Nothing beyond chance")
+    assert question.answer_here().startswith("Of these trainings themselves: lower for slip (3 seeds) (-")
+    assert all(each.p_here is None for each in only(tmp_path).lines("accuracy"))
+
+
+def test_undo_that_changes_nothing_could_still_change_a_little(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        right = drawn(f"{seed}", 0.5)
+        experiment(tmp_path, "sft", drawn(f"plain {seed}", 0.5), seed=seed)
+        experiment(tmp_path, "slip", right, seed=seed, train="slip", undo=True)
+        experiment(tmp_path, "slip-banned", right, seed=seed, train="slip", undo=True, decode={"undo": "ban"})
+    (question,) = [each for each in only(tmp_path).questions if each.key == "counterfactual"]
+    (line,) = question.lines
+    assert (line.diff, line.p, line.p_here) == (0, 1, 1)
+    assert line.high == -(line.low or 0) == pytest.approx(100 * stats.wilson(0, N)[1])
+    assert line.smallest == pytest.approx(100 * stats.smallest_change(N))
+    assert f"differences below {line.smallest:.1f} points" in question.answer()
+
+
+def test_the_same_trainings_are_compared_where_a_seed_is_missing(lab: Path) -> None:
+    """A banned decoding and a twin of fewer seeds: the seeds that both have are compared, the others are not lost."""
+    for config in ("slip-banned", "slip-twin"):
+        shutil.rmtree(next(lab.glob(f"tiny/gsm8k/sft/{config}/seed_2")))
+    found = only(lab)
+    for key in ("counterfactual", "notice"):
+        (line,) = found.lines(key)
+        assert line.seeds == (2, 2)
+        assert line.test == results.SAME_TRAINING
+        assert len(line.by_seed) == 2
+    assert {line.seeds for line in found.lines("budget") if "banned" in line.baseline} == {(2, 2)}
+    assert {line.seeds for line in found.lines("budget") if "sft" in line.baseline} == {(3, 3)}
+    assert found.reactions[0].auroc.value == 1.0
+
+
+def test_mistakes_are_noticed_more_often_than_their_twins(lab: Path) -> None:
+    (line,) = only(lab).lines("notice")
+    assert (line.baseline, line.other) == ("slip-twin (3 seeds)", "slip-planted (3 seeds)")
+    assert (line.before, line.after, line.n) == (10, 50, N)
+    assert (line.fixed, line.broken) == (50, 10)  # odd items, and every tenth, which is even
+
+
+def test_plain_fine_tuning_is_planted_as_a_control(lab: Path) -> None:
+    """A base model may take back what its fine-tuning never taught: that stands against training with undo."""
+    reaction = {"planted_detection": lambda item: 100.0 * (item % 4 == 0), "undo_chance": lambda item: 10.0 + item % 7}
+    plant = {"plant": "arithmetic_slip"}
+    for seed in (1, 2, 3):
+        rarely: Right = lambda item, seed=seed: (item + seed) % 20 == 0  # noqa: E731
+        experiment(lab, "sft-planted", rarely, seed=seed, train="sft", decode=plant, scores=reaction)
+        never: Right = lambda item: False  # noqa: E731
+        banned = plant | {"undo": "ban"}
+        experiment(lab, "sft-planted-banned", never, seed=seed, train="sft", decode=banned, scores=reaction)
+    found = only(lab)
+    (taught,) = found.lines("taught")
+    assert (taught.baseline, taught.other) == ("sft-planted (3 seeds)", "slip-planted (3 seeds)")
+    assert (taught.before, taught.after) == (5, 25)
+    assert taught.test == results.OVER_SEEDS
+    pairs = {(line.baseline, line.other) for line in found.lines("recovery")}
+    assert pairs == {
+        ("slip-planted-banned (3 seeds)", "slip-planted (3 seeds)"),
+        ("sft-planted-banned (3 seeds)", "sft-planted (3 seeds)"),
+    }
+    assert {each.name for each in found.reactions} == {"slip-planted (3 seeds)", "sft-planted (3 seeds)"}
+    assert len(found.lines("counterfactual")) == 1
+    assert {line.other for line in found.lines("budget")} == {"slip (3 seeds)"}
 
 
 def test_the_conclusion_says_what_the_tests_say(lab: Path) -> None:
@@ -392,16 +476,18 @@ def test_words_and_a_training_on_as_many_tokens_are_found_by_their_settings(tmp_
         "x3": ({"max_steps": 80, "lora_rank": 8}, undo),
         "x4": ({"max_steps": 80, "lora_rank": 8}, undo | {"say": "words"}),
         "x5": ({"max_steps": 80, "lora_rank": 8}, undo | {"strategy": "random_tokens"}),
+        "x6": ({"max_steps": 80, "lora_rank": 8}, undo),
     }
     for config, (recipe, mistakes) in arms.items():
-        banned = {"undo": "ban"} if config == "x4" else {}
-        place = experiment(tmp_path, config, drawn(config, 0.5), undo=mistakes is not None, decode=banned)
+        banned = {"undo": "ban"} if config in ("x4", "x6") else {}
+        train = "x3" if config == "x6" else None
+        place = experiment(tmp_path, config, drawn(config, 0.5), undo=mistakes is not None, decode=banned, train=train)
         settings_of(place, training=recipe, undo=mistakes)
     found = only(tmp_path)
     pairs = {key: {(line.baseline, line.other) for line in found.lines(key)} for key in ("tokens", "words", "budget")}
     assert pairs["tokens"] == {("x2", "x3"), ("x2", "x5")}
-    assert pairs["words"] == {("x4", "x3")}
-    assert pairs["budget"] == {("x1", "x3"), ("x4", "x3"), ("x1", "x5")}
+    assert pairs["words"] == {("x4", "x3"), ("x4", "x6")}
+    assert pairs["budget"] == {("x1", "x3"), ("x4", "x3"), ("x6", "x3"), ("x1", "x5")}
 
 
 def test_what_could_have_been_seen_is_at_the_level_of_the_family(tmp_path: Path) -> None:
