@@ -229,10 +229,10 @@ def _over_seeds(a: Side, b: Side, columns: _Columns) -> Seeded:
 
     one, two = columns.tables(len(a.runs))
     trained = a.record.method != "vanilla", b.record.method != "vanilla"  # imported trainings have no hash
-    return stats.seeded_difference(one, two, same_training=_same_training(a, b), trained=trained)
+    return stats.seeded_difference(one, two, same_training=same_training(a, b), trained=trained)
 
 
-def _same_training(a: Side, b: Side) -> bool:
+def same_training(a: Side, b: Side) -> bool:
     """Whether the runs of both sides, seed by seed, are answers of the same trained weights."""
     return all(_trainings(a)) and _trainings(a) == _trainings(b)
 
@@ -271,7 +271,7 @@ def _result(
         p: float | None = stats.mcnemar(len(only_other), len(only_baseline)).p
         test = MCNEMAR
     elif over_seeds is not None:
-        p, test = over_seeds.p, SAME_TRAINING if _same_training(a, b) else OVER_SEEDS
+        p, test = over_seeds.p, SAME_TRAINING if same_training(a, b) else OVER_SEEDS
     else:
         p, test = resampled.p if resampled is not None else None, BOOTSTRAP
     equal = None

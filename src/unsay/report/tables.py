@@ -492,9 +492,14 @@ def alike(same: SameItems) -> list[list[Run]]:
 
 def beginning(record: ExperimentRecord) -> tuple[Any, ...]:
     """Return what an experiment's answers were made to begin with: such answers are compared with their like only."""
+    decode = _decode(record)
+    return decode.get("plant"), bool(decode.get("plant_twin"))
+
+
+def _decode(record: ExperimentRecord) -> Mapping[str, Any]:
     settings = record.spec.get("settings")
     decode = settings.get("decode") if isinstance(settings, dict) else None
-    return (decode.get("plant"), bool(decode.get("plant_twin"))) if isinstance(decode, dict) else (None, False)
+    return decode if isinstance(decode, dict) else {}
 
 
 def _only(run: Run, metric: str, first: Run) -> Run:
@@ -533,9 +538,18 @@ def _pairs(group: Sequence[Side]) -> list[tuple[Side, Side]]:
     for sides in by_model.values():
         baseline = min(sides, key=_baseline_rank)  # the first of the best rank
         pairs += [(baseline, other) for other in sides if other is not baseline]
+        pairs += _counterfactual([side for side in sides if side is not baseline])
     for first, *others in by_config.values():
         pairs += [(first, other) for other in others if other.record.model != first.record.model]
     return pairs
+
+
+def _counterfactual(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
+    """Pair what may take back with the same trained weights where undo is banned."""
+    from unsay.report.results import same_training
+
+    banned = [side for side in sides if _decode(side.record).get("undo") == "ban"]
+    return [(one, other) for one in banned for other in sides if other not in banned and same_training(one, other)]
 
 
 def _baseline_rank(side: Side) -> int:

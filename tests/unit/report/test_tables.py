@@ -37,6 +37,24 @@ def test_without_fine_tuning_the_vanilla_run_is_the_baseline(tmp_path: Path) -> 
     assert (one.baseline.name, one.other.name) == ("EXP-001", "EXP-004")
 
 
+def test_what_may_take_back_is_compared_with_the_same_weights_where_it_is_banned(tmp_path: Path) -> None:
+    """Another training of the same settings is no such control."""
+    make(tmp_path, ARMS[2])
+    for at, (config, undo, training) in enumerate(
+        (("undo", "allow", "a"), ("hard", "allow", "a"), ("banned", "ban", "a"), ("again", "allow", "b"))
+    ):
+        place = make(tmp_path, Arm(f"UNDO-{at}", method="sft", config=config, undo=True))
+        record = read.record(place)
+        assert record is not None
+        spec = {"settings": {**record.spec["settings"], "decode": {"undo": undo}}}
+        change_record(place, spec=spec, hashes={**record.hashes, "train": training})
+    pairs = {(one.baseline.name, one.other.name) for one in tables.differences(whole(tmp_path))}
+    assert pairs == {
+        *(("EXP-003", f"UNDO-{at}") for at in range(4)),
+        *(("UNDO-2", f"UNDO-{at}") for at in (0, 1)),
+    }
+
+
 def test_the_numbers_agree_with_scipy_and_statsmodels(tmp_path: Path) -> None:
     found = tables.differences(whole(make_lab(tmp_path)))
     expected = [binomtest(one.only_other, one.only_other + one.only_baseline).pvalue for one in found]
