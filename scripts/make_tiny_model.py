@@ -34,7 +34,7 @@ from unsay.undo import Action, ActionKind, UndoTable, resolve
 ASSETS = Path(__file__).resolve().parents[1] / "src" / "unsay" / "assets" / "unsay-tiny"
 SEED = 0
 THREADS = 2
-TOKENS = 13_107_200
+TOKENS = 26_214_400
 VOCABULARY = 560
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -94,7 +94,7 @@ Piece = tuple[str, float]
 QUESTION_WEIGHT = 0.1  # a question is mostly random draws: little to learn, much noise
 RETRY_RATE = 0.3  # per line, in the documents that have retries
 POP_SHARE = 0.15  # of the retries, those that take single tokens back
-STEP_WEIGHTS = (24, 28, 26, 13, 9)  # how often a problem has one to five steps
+STEP_WEIGHTS = (30, 32, 28, 6, 4)  # how often a problem has one to five steps
 LINE = re.compile(r"(?P<head>.*?)(?P<a>\d+)(?P<op>[-+*/])(?P<b>\d+)=<<.*>>(?P<c>\d+)(?P<tail>.*)")
 
 
