@@ -523,6 +523,15 @@ def test_every_result_file_is_in_the_tree() -> None:
     assert [name for name in files if name not in tree] == []
 
 
+def test_every_number_that_the_study_is_said_to_have_found_is_on_its_page() -> None:
+    text = (ROOT / "docs" / "backtracking.md").read_text(encoding="utf-8")
+    section = text.split("## What the study found")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "study" / "BACKTRACKING.md").read_text(encoding="utf-8")
+    said = re.findall(r"(?<![\w.])\d+\.\d+(?![\d.])", section)
+    assert len(said) > 20
+    assert [number for number in said if number not in page] == []
+
+
 def test_every_plug_in_folder_has_a_row_in_contributing() -> None:
     created = " ".join(row["create"] for row in table(ROOT / "CONTRIBUTING.md", "to add a …"))
     contracts = " ".join(row["checked by"] for row in table(ROOT / "CONTRIBUTING.md", "to add a …"))
