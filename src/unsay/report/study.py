@@ -58,9 +58,9 @@ class Question:
         unclear = [line for line in self.lines if not line.beyond_chance]
         parts = []
         if higher:
-            parts.append(f"higher for {_listed(higher)}")
+            parts.append(f"higher for {self._listed(higher)}")
         if lower:
-            parts.append(f"lower for {_listed(lower)}")
+            parts.append(f"lower for {self._listed(lower)}")
         count = len(self.lines)
         family = f"{count} comparison{'s' if count > 1 else ''}"
         if not unclear:
@@ -71,7 +71,9 @@ class Question:
         )
         if not parts:
             furthest = max(unclear, key=lambda line: abs(line.diff))
-            return f"Nothing beyond chance in {family}; the largest difference seen is {_listed([furthest])}.{limit}"
+            return (
+                f"Nothing beyond chance in {family}; the largest difference seen is {self._listed([furthest])}.{limit}"
+            )
         rest = f"no difference beyond chance in the other {len(unclear)} of {family} (p adjusted by Holm)"
         return f"{_sentence([*parts, rest])}.{limit}"
 
@@ -82,7 +84,7 @@ class Question:
             return ""
         clear = [line for line in tested if line.beyond_chance]
         parts = [
-            f"{word} for {_listed(found)}"
+            f"{word} for {self._listed(found)}"
             for word, found in (
                 ("higher", [line for line in clear if line.diff > 0]),
                 ("lower", [line for line in clear if line.diff < 0]),
@@ -93,6 +95,11 @@ class Question:
         if rest:
             parts.append(f"nothing beyond chance in {'the other ' if clear else ''}{rest} of {len(tested)}")
         return f"Of these trainings themselves: {'; '.join(parts)}."
+
+    def _listed(self, found: Sequence[Line]) -> str:
+        """Name lines with difference and p, and against what where an arm is tested against several."""
+        arms = {line.other for line in self.lines}
+        return _named(found, against=len(arms) < len({(line.other, line.baseline) for line in self.lines}))
 
     def to_json(self) -> dict[str, Any]:
         shown = {key: value for key, value in vars(self).items() if key != "lines"}
@@ -461,21 +468,21 @@ def _range(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _listed(found: Sequence[Line]) -> str:
+def _named(found: Sequence[Line], *, against: bool) -> str:
     """Name lines with difference and p; the budgets of one pair together."""
     pairs: dict[tuple[str, str], list[Line]] = {}
     for line in found:
         pairs.setdefault((line.other, line.baseline), []).append(line)
     said = []
     for (other, baseline), lines in pairs.items():
-        against = f" against {baseline}" if lines[0].budget is not None else ""
+        other += f" against {baseline}" if against else ""
         each = ", ".join(
             f"{line.diff:+.1f} points{'' if line.budget is None else f' at {line.budget} tokens'}, "
             f"{numbers.p_words(line.p_holm)}"
             for line in lines
         )
-        said.append(f"{other}{against} ({each})")
-    return "; ".join(said) if len(said) > 1 and " against " in said[0] else ", ".join(said)
+        said.append(f"{other} ({each})")
+    return ("; " if against else ", ").join(said)
 
 
 def entries_of(entries: Iterable[Entry]) -> list[Entry]:
