@@ -8,10 +8,11 @@ h is the height it ends at, p the place of the mistake.
     planted_over       = P(a reaction with h < p)        planted_under = P(a reaction with h > p)
     planted_false_undo = P(a reaction | clean twin)      undo_chance   = 100 · p(any control token right behind)
 
-exact + over + under = detection. `undo_chance` is the model's own probability, before bias and bans; over a planted
-experiment and its twin it gives the AUROC (`unsay.stats.auroc`). Recovery, P(right answer | planted), is the exact
-match of the planted experiment itself. A decision to retract, judged by AUROC: ReVISE (arXiv 2502.14565); its false
-alarms against a bias on the token: [RESET] (Zhang et al. 2025, arXiv 2409.14586).
+exact + over + under = detection; under counts, too, what ends before any of the mistake is gone. `undo_chance` is the
+model's own probability, before bias and bans; over a planted experiment and its twin it gives the AUROC
+(`unsay.stats.auroc`). Recovery, P(right answer | planted), is the exact match of the planted experiment itself. A
+decision to retract, judged by AUROC: ReVISE (arXiv 2502.14565); its false alarms against a bias on the token: [RESET]
+(Zhang et al. 2025, arXiv 2409.14586).
 
     >>> from unsay.records import Beginning, Sample, Written
     >>> written = Written(("a", "x", "<", "b"), (1, 2, 9, 3), (None, None, 1, None), Beginning(2, 1), 0.75)

@@ -104,3 +104,21 @@ def test_a_simulated_model_of_known_detection_and_false_alarms(detection: float,
     assert area.value is not None
     assert area.stderr is not None
     assert area.value == pytest.approx(normal.cdf(shift / math.sqrt(2)), abs=4 * area.stderr)
+
+
+def test_a_simulated_model_that_takes_back_too_much_and_too_little_at_known_rates() -> None:
+    """It writes some tokens first, then takes them and so many of the two wrong ids back, or one more, or nothing."""
+    n = 2000
+    rates = {"planted_under": 0.2, "planted_exact": 0.45, "planted_over": 0.1, None: 0.25}
+    depth = {"planted_under": 1, "planted_exact": 2, "planted_over": 3}
+    rng = random.Random("planted kinds")
+    answers = []
+    for drawn in rng.choices(list(rates), list(rates.values()), k=n):
+        written = rng.randint(0, 4)
+        undone = [] if drawn is None else [UNDO] * (written + depth[drawn])
+        answers.append(goes_on(*range(10, 10 + written), *undone, 9))
+    found = values(*answers)
+    for name, rate in rates.items():
+        if name is not None:
+            assert found[name] == pytest.approx(100 * rate, abs=4 * 100 * (rate * (1 - rate) / n) ** 0.5)
+    assert found["planted_detection"] == pytest.approx(75, abs=4)
