@@ -527,9 +527,10 @@ def test_every_number_that_the_study_is_said_to_have_found_is_on_its_page() -> N
     text = (ROOT / "docs" / "backtracking.md").read_text(encoding="utf-8")
     section = text.split("## What the study found")[1].split("\n## ")[0]
     page = (ROOT / "docs" / "study" / "BACKTRACKING.md").read_text(encoding="utf-8")
-    said = re.findall(r"(?<![\w.])\d+\.\d+(?![\d.])", section)
+    number = r"(?<![\w.])\d+\.\d+(?![\d.])"
+    said = re.findall(number, section)
     assert len(said) > 20
-    assert [number for number in said if number not in page] == []
+    assert set(said) <= set(re.findall(number, page))
 
 
 def test_every_plug_in_folder_has_a_row_in_contributing() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -27,6 +28,7 @@ DRAWS_AT_ONCE = 2_000_000
 BLOCKS = 20_000
 """Blocks that the bootstrap draws instead of rows, at least, where there are more than twice as many rows."""
 
+_NORMAL_POWER_FROM = 1e4
 _NORMAL_FROM = 1e7
 """Degrees of freedom from which Student's t is taken as the normal distribution."""
 
@@ -349,12 +351,35 @@ def two_sided_p(z: float) -> float:
 def smallest_difference(stderr: float, *, alpha: float = 0.05, power: float = 0.8, df: float = math.inf) -> float:
     """Give the smallest true difference a two-sided test with this standard error finds with this power.
 
-    (t(1 - alpha/2) + t(power)) · stderr, in the unit of `stderr`, with quantiles of Student's t with `df` degrees of
-    freedom: those of the normal distribution unless given. Raises DataError for a negative standard error.
+    δ · stderr, in the unit of `stderr`, where noncentral t with noncentrality δ and `df` degrees of freedom exceeds
+    t(1 - alpha/2) with this power; for the normal distribution, unless `df` is given, δ = z(1 - alpha/2) + z(power).
+    Raises DataError for a negative standard error.
     """
     if not stderr >= 0:
         raise DataError(f"smallest difference: expected a standard error of at least 0, got {stderr}")
-    return (student_quantile(1 - alpha / 2, df) + student_quantile(power, df)) * stderr
+    return _noncentrality(alpha, power, df) * stderr
+
+
+@lru_cache(maxsize=1024)
+def _noncentrality(alpha: float, power: float, df: float) -> float:
+    """Return δ of `smallest_difference`: Φ(δ - t · s) averaged over s, the estimated error by the true one, is power.
+
+    s² · df has the chi-squared distribution; the tail on the other side adds nothing at any power above alpha.
+    """
+    critical = student_quantile(1 - alpha / 2, df)
+    if df > _NORMAL_POWER_FROM:
+        return critical + student_quantile(power, df)
+    width = 8 / math.sqrt(2 * df)
+    s = np.linspace(max(0.0, 1 - width), 1 + width, 401)[1:]
+    logs = (df - 1) * np.log(s) - df * s**2 / 2
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    low, high = 0.0, critical * float(s[-1]) + 10
+    for _ in range(40):
+        delta = (low + high) / 2
+        found = math.fsum(w * (1 - _upper_tail(delta - at)) for w, at in zip(weights, critical * s, strict=True))
+        low, high = (delta, high) if found < power else (low, delta)
+    return high
 
 
 def smallest_change(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:

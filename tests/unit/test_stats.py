@@ -214,6 +214,17 @@ def test_bootstrap_equals_scipys_and_depends_on_the_seed_alone(monkeypatch: pyte
     assert stats.bootstrap(values[:, None], mean_of, resamples=5000, seed=7) == found
 
 
+@pytest.mark.parametrize("df", [1.0, 2.0, 3.7, 12.0, 300.0, 20_000.0, math.inf])
+@pytest.mark.parametrize("alpha", [0.05, 0.005, 0.00086])
+def test_the_smallest_difference_has_the_power_of_noncentral_t(df: float, alpha: float) -> None:
+    found = stats.smallest_difference(2.0, alpha=alpha, df=df) / 2.0
+    if math.isinf(df):
+        power = scipy.stats.norm.sf(scipy.stats.norm.isf(alpha / 2) - found)
+    else:
+        power = scipy.stats.nct.sf(scipy.stats.t.isf(alpha / 2, df), df, found)
+    assert power == pytest.approx(0.8, abs=0.002)
+
+
 def test_the_smallest_difference_a_design_can_see() -> None:
     for correlation, points in ((0.0, 4.4), (0.5, 3.1), (0.8, 2.0)):
         stderr = 100 * math.sqrt(2 * 0.8 * 0.2 * (1 - correlation) / 1319)
@@ -545,4 +556,4 @@ def test_seeds_and_items_find_what_is_there() -> None:
     for _ in range(600):
         p = stats.seeded_mean(_crossed(rng, 3, 200, of_seed=1.0, of_item=5.0) + true).p
         found.append(p is not None and p < 0.05)
-    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.05)  # three standard errors of 600 draws

@@ -27,6 +27,9 @@ MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap"
 OVER_SEEDS = "t test over seeds and questions"
 SAME_TRAINING = f"{OVER_SEEDS}, paired by training"
 
+FEW = 10
+"""Answers that differ, from which on their spread is an estimate."""
+
 Errors = tuple[tuple[float, float], ...]
 """Standard errors with their degrees of freedom (inf: normal); the one that leaves more to chance counts."""
 
@@ -130,6 +133,14 @@ def errors_json(errors: Errors) -> list[dict[str, float | None]]:
     return [{"stderr": error, "df": None if math.isinf(df) else df} for error, df in errors]
 
 
+def not_too_narrow(low: float, high: float, diff: float, *, differing: int, n: int) -> tuple[float, float]:
+    """Return an interval of a difference of shares in %: where few answers differ, Wilson's for none of n at least."""
+    from unsay import stats
+
+    least = 100.0 * stats.wilson(0, n)[1] if differing < FEW else 0.0
+    return min(low, diff - least), max(high, diff + least)
+
+
 def smallest(errors: Errors, alpha: float) -> float | None:
     """Return the true difference that is found four times in five at this level; None where nothing varies."""
     from unsay import stats
@@ -229,10 +240,10 @@ def _over_seeds(a: Side, b: Side, columns: _Columns) -> Seeded:
 
     one, two = columns.tables(len(a.runs))
     trained = a.record.method != "vanilla", b.record.method != "vanilla"  # imported trainings have no hash
-    return stats.seeded_difference(one, two, same_training=same_training(a, b), trained=trained)
+    return stats.seeded_difference(one, two, same_training=_same_training(a, b), trained=trained)
 
 
-def same_training(a: Side, b: Side) -> bool:
+def _same_training(a: Side, b: Side) -> bool:
     """Whether the runs of both sides, seed by seed, are answers of the same trained weights."""
     return all(_trainings(a)) and _trainings(a) == _trainings(b)
 
@@ -270,8 +281,11 @@ def _result(
         neither = tuple(item for item, x, y in outcomes if x == y == 0)
         p: float | None = stats.mcnemar(len(only_other), len(only_baseline)).p
         test = MCNEMAR
+        if diff is not None and low is not None and high is not None:
+            changed = len(only_other) + len(only_baseline)
+            low, high = not_too_narrow(low, high, diff, differing=changed, n=len(columns.items))
     elif over_seeds is not None:
-        p, test = over_seeds.p, SAME_TRAINING if same_training(a, b) else OVER_SEEDS
+        p, test = over_seeds.p, SAME_TRAINING if _same_training(a, b) else OVER_SEEDS
     else:
         p, test = resampled.p if resampled is not None else None, BOOTSTRAP
     equal = None

@@ -14,21 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unsay.errors import StoreError
 from unsay.report import compare, numbers
 from unsay.report.digests import Digests, digests
 from unsay.report.names import STRICT
+from unsay.report.results import FEW
 from unsay.report.study_arms import Arm, Group, groups, is_longer_or_shorter, same_mistakes, shared_trainings
 from unsay.report.study_budgets import Budget, budgets_of
 from unsay.report.study_lines import Line, family, paired
 from unsay.store import read
 from unsay.store.read import Entry
-
-if TYPE_CHECKING:
-    pass
 
 DETECTION, FALSE_UNDO, CHANCE = "planted_detection", "planted_false_undo", "undo_chance"
 BEHIND = ("planted_exact", "planted_over", "planted_under")
@@ -69,6 +66,8 @@ class Question:
         limit = (
             f" By the spread seen, true differences below {_range(seen)} points could have gone unseen." if seen else ""
         )
+        if len(seen) < len(unclear):
+            limit += f" Where fewer than {FEW} answers differ nothing is known of how large one would have to be."
         if not parts:
             furthest = max(unclear, key=lambda line: abs(line.diff))
             return (
@@ -77,9 +76,9 @@ class Question:
         rest = f"no difference beyond chance in the other {len(unclear)} of {family} (p adjusted by Holm)"
         return f"{_sentence([*parts, rest])}.{limit}"
 
-    def answer_here(self) -> str:
+    def answer_these(self) -> str:
         """Answer for these trainings themselves, where only the questions are drawn by chance; empty if not tested."""
-        tested = [replace(line, p_holm=line.p_here_holm) for line in self.lines if line.p_here_holm is not None]
+        tested = [replace(line, p_holm=line.p_these_holm) for line in self.lines if line.p_these_holm is not None]
         if not tested:
             return ""
         clear = [line for line in tested if line.beyond_chance]
@@ -103,7 +102,7 @@ class Question:
 
     def to_json(self) -> dict[str, Any]:
         shown = {key: value for key, value in vars(self).items() if key != "lines"}
-        answers = {"answer": self.answer(), "answer_here": self.answer_here()}
+        answers = {"answer": self.answer(), "answer_these": self.answer_these()}
         return shown | answers | {"lines": [line.to_json() for line in self.lines]}
 
 
@@ -121,7 +120,8 @@ class Rate:
 class Reaction:
     """What one arm does behind planted mistakes, and how often it takes back the right line of a clean twin.
 
-    `twin_right`: right answers that began with the right line. With undo banned there is the rate of right ones alone.
+    `right` are the right answers behind a mistake, `twin_right` those behind the right line. With undo banned there are
+    no other rates.
     """
 
     name: str
@@ -129,13 +129,14 @@ class Reaction:
     plant: str
     n: int
     rates: Mapping[str, Rate]
+    right: Rate
     false_undo: Rate
     twin_right: Rate
     auroc: Rate
 
     def to_json(self) -> dict[str, Any]:
         shown = {name: dict(vars(rate)) for name, rate in self.rates.items()}
-        others = {"false_undo": self.false_undo, "twin_right": self.twin_right, "auroc": self.auroc}
+        others = {name: getattr(self, name) for name in ("right", "false_undo", "twin_right", "auroc")}
         return vars(self) | {"rates": shown} | {name: dict(vars(rate)) for name, rate in others.items()}
 
 
@@ -168,7 +169,7 @@ class Study:
 
     def conclusion(self) -> list[tuple[str, str]]:
         """Return every question with its answer."""
-        return [(one.ask, " ".join(filter(None, (one.answer(), one.answer_here())))) for one in self.questions]
+        return [(one.ask, " ".join(filter(None, (one.answer(), one.answer_these())))) for one in self.questions]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -235,7 +236,7 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
             "accuracy",
             "Accuracy",
             "Is any arm more often right than plain fine-tuning, or less often?",
-            "Share of right answers against the fine-tuning without undo data, on as many rows.",
+            "Share of right answers against the fine-tuning without undo data.",
             "it needs a second arm",
             tests(against_plain),
         ),
@@ -281,7 +282,7 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
             "The same share with undo allowed: trained with undo data against plain fine-tuning of a model that may "
             "know the undo tokens already, and against the training that corrects in words.",
             "it needs planted mistakes (plant:) for the plain fine-tuning or for the one in words",
-            tests(_taught(planted, reacting, baseline), among=DETECTION),
+            tests(_against_untaught(planted, reacting, baseline), among=DETECTION),
         ),
         Question(
             "notice",
@@ -311,7 +312,7 @@ def _study(group: Group, baseline: Arm, metric: str) -> Study:
         baseline,
         arms,
         questions,
-        tuple(_reactions(arms)),
+        tuple(_reactions(arms, metric)),
         budgets,
         tuple(
             sorted(
@@ -328,17 +329,15 @@ def _counterfactual(arms: Sequence[Arm], among: Sequence[Arm]) -> list[tuple[Arm
     """Pair arms with the same weights where undo is banned, given the same beginnings, on the seeds that both have."""
     pairs = []
     for arm in arms:
-        banned = (
-            other for other in among if other.is_banned and other.plant == arm.plant and shared_trainings(other, arm)
-        )
-        pairs += [
-            (other.of(shared_trainings(other, arm)), arm.of(shared_trainings(other, arm)))
-            for other in islice(banned, 1)
-        ]
+        banned = [other for other in among if other.is_banned and other.plant == arm.plant]
+        other = next((other for other in banned if shared_trainings(other, arm)), None)
+        if other is not None:
+            shared = shared_trainings(other, arm)
+            pairs.append((other.with_trainings(shared), arm.with_trainings(shared)))
     return pairs
 
 
-def _taught(planted: Sequence[Arm], reacting: Sequence[Arm], baseline: Arm) -> list[tuple[Arm, Arm]]:
+def _against_untaught(planted: Sequence[Arm], reacting: Sequence[Arm], baseline: Arm) -> list[tuple[Arm, Arm]]:
     """Pair what was trained with undo data, behind a mistake, with the baseline and with the correction in words."""
     plain = [arm for arm in reacting if shared_trainings(arm, baseline)]
     trained = [arm for arm in reacting if arm.may_undo and arm.as_trained]
@@ -354,7 +353,8 @@ def _twins(arms: Sequence[Arm], planted: Sequence[Arm]) -> list[tuple[Arm, Arm]]
     pairs = []
     for arm in planted:
         if not arm.is_banned and (twin := _twin_of(arm, arms)) is not None:
-            pairs.append((twin.of(shared_trainings(twin, arm)), arm.of(shared_trainings(twin, arm))))
+            shared = shared_trainings(twin, arm)
+            pairs.append((twin.with_trainings(shared), arm.with_trainings(shared)))
     return pairs
 
 
@@ -377,14 +377,14 @@ def _line(a: Arm, b: Arm, metrics: tuple[str, str], among: str | None = None) ->
         same_training=bool(a.training) and a.training == b.training,
         trained=(a.is_trained, b.is_trained),
         seeds=(a.side.seeds, b.side.seeds),
-        here=True,
+        these=True,
     )
 
 
 # -- behind a mistake --------------------------------------------------------------------------------------------------
 
 
-def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
+def _reactions(arms: Sequence[Arm], metric: str) -> Iterable[Reaction]:
     for arm in arms:
         if arm.plant is None or arm.is_twin or (arm.is_banned and _may_undo(arm, arms)):
             continue
@@ -395,16 +395,17 @@ def _reactions(arms: Sequence[Arm]) -> Iterable[Reaction]:
             bias=arm.bias,
             plant=arm.plant,
             n=len(arm.side.runs[0].scores.get(DETECTION, {})),
-            rates={name: _rate(arm, name) for name in (*reactions, STRICT)},
+            rates={name: _rate(arm, name) for name in reactions},
+            right=_rate(arm, metric),
             false_undo=Rate(None) if twin is None else _rate(twin, FALSE_UNDO),
-            twin_right=Rate(None) if twin is None else _rate(twin, STRICT),
+            twin_right=Rate(None) if twin is None else _rate(twin, metric),
             auroc=Rate(None) if twin is None else _auroc(arm, twin),
         )
 
 
 def _may_undo(banned: Arm, arms: Sequence[Arm]) -> bool:
     """Say whether the same training is there with undo allowed; where it corrects in words it is not."""
-    return any(shared_trainings(arm, banned) and not arm.is_banned for arm in arms)
+    return any(shared_trainings(arm, banned) and arm.plant == banned.plant and not arm.is_banned for arm in arms)
 
 
 def _twin_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:

@@ -77,7 +77,7 @@ class Arm:
             return (str(self.source.hashes["train"]),) if "train" in self.source.hashes else ()
         return tuple(str(run.record.hashes["train"]) for run in self.side.runs if "train" in run.record.hashes)
 
-    def of(self, trainings: Collection[str]) -> Arm:
+    def with_trainings(self, trainings: Collection[str]) -> Arm:
         """Return the arm with the seeds of these trainings alone."""
         kept = tuple(run for run in self.side.runs if run.record.hashes.get("train") in trainings)
         return self if len(kept) == len(self.side.runs) else replace(self, side=Side(kept))

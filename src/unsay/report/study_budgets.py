@@ -59,7 +59,7 @@ class _Scored:
     trained: bool
     most: int = 1
 
-    def of(self, trainings: Sequence[str]) -> _Scored:
+    def with_trainings(self, trainings: Sequence[str]) -> _Scored:
         """Return the columns of these trainings alone."""
         columns = [self.training.index(training) for training in trainings]
         seeds = tuple(self.seeds[column] for column in columns)
@@ -77,8 +77,10 @@ class _Scored:
         import numpy as np
 
         shared = [training for training in self.training if training in control.training]
-        if shared and (len(shared), len(shared)) != (len(self.training), len(control.training)):
-            return self.of(shared).against(control.of(shared))
+        if any(len(one.training) != one.scores.shape[2] for one in (self, control)):
+            shared = []  # a training that is not known
+        elif shared and (len(shared), len(shared)) != (len(self.training), len(control.training)):
+            return self.with_trainings(shared).against(control.with_trainings(shared))
         places = [{item: place for place, item in enumerate(one.items)} for one in (control, self)]
         common = [item for item in self.items if item in places[0]]
         rows = [[at[item] for item in common] for at in places]

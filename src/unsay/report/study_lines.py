@@ -1,10 +1,10 @@
 """The paired tests of a study: one line each, a family of them adjusted together.
 
-    family([paired("sft", "slip", a, b, trainings=((…), (…)))])
+    family([paired("sft", "slip", a, b, these=True)])
 
 Single runs: McNemar. Several seeds: `unsay.stats.seeded_difference`, which counts the chance of trainings and of
 questions; with the same trainings on both sides, `seeded_mean` of their differences. Those say what other trainings
-would show; `p_here`, where it is asked for, says of these trainings alone what other questions would.
+would show; `p_these`, where it is asked for, says of these trainings alone what other questions would.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ Scores = Sequence[Sequence[float]]
 class Line:
     """One paired test: `other` minus `baseline`; `fixed` and `broken` are shares of items over all seeds, in %.
 
-    `by_seed` has the differences seed by seed, as far as the seeds of both sides belong together; `smallest` is the
-    true difference that is found four times in five at the level of the first step of its family. `budget`: the sampled
-    tokens at which both are compared, where that is the question.
+    `differing` counts the answers, over all seeds, that are right on one side only. `by_seed` has the differences
+    seed by seed, as far as the seeds of both sides belong together; `smallest` is the true difference that is found
+    four times in five at the level of the first step of its family. `budget`: the sampled tokens at which both are
+    compared, where that is the question.
     """
 
     baseline: str
@@ -41,14 +42,15 @@ class Line:
     high: float | None
     fixed: float
     broken: float
+    differing: int
     p: float
     test: str
     errors: results.Errors
     budget: int | None = None
     p_holm: float = 1.0
     smallest: float | None = None
-    p_here: float | None = None
-    p_here_holm: float | None = None
+    p_these: float | None = None
+    p_these_holm: float | None = None
 
     @property
     def beyond_chance(self) -> bool:
@@ -64,17 +66,26 @@ def family(lines: Sequence[Line]) -> tuple[Line, ...]:
     from unsay import stats
 
     adjusted = stats.holm([line.p for line in lines])
-    here = iter(stats.holm([line.p_here for line in lines if line.p_here is not None]))
+    these = iter(stats.holm([line.p_these for line in lines if line.p_these is not None]))
     alpha = numbers.ALPHA / max(1, len(lines))
     return tuple(
         replace(
             line,
             p_holm=p,
-            p_here_holm=None if line.p_here is None else next(here),
-            smallest=results.smallest(line.errors, alpha) or 100.0 * stats.smallest_change(line.n, alpha=alpha),
+            p_these_holm=None if line.p_these is None else next(these),
+            smallest=_smallest(line, alpha),
         )
         for line, p in zip(lines, adjusted, strict=True)
     )
+
+
+def _smallest(line: Line, alpha: float) -> float | None:
+    """Return what a line could have seen; where few answers differ their spread does not say it."""
+    from unsay import stats
+
+    if line.differing >= results.FEW:
+        return results.smallest(line.errors, alpha)
+    return 100.0 * stats.smallest_change(line.n, alpha=alpha) if line.test == results.MCNEMAR else None
 
 
 def paired(
@@ -87,16 +98,16 @@ def paired(
     trained: tuple[bool, bool] = (True, True),
     seeds: tuple[Sequence[int], Sequence[int]] = ((), ()),
     budget: int | None = None,
-    here: bool = False,
+    these: bool = False,
 ) -> Line:
     """Compare two arms, one list of scores per seed each, on the same items in the same order.
 
     With the `same_training` on both sides what differs between trainings is no chance of the comparison. `trained` says
     which side has chance of training at all; `seeds` are their numbers, by which trainings on the same rows in the same
     order are put beside each other. Fixed and broken pair every seed with every seed, the same trainings with
-    themselves. `here` asks for a second test, of these trainings themselves (several, the same on both sides):
-    `stats.sign_flips` of how many of them have an item right on one side only. Where no answer differs, the interval is
-    Wilson's for none of n.
+    themselves. `these` asks for a second test, of these trainings themselves (several, the same on both sides):
+    `stats.sign_flips` of how many of them have an item right on one side only. Where few answers differ the interval
+    is `results.not_too_narrow`.
     """
     import numpy as np
 
@@ -121,9 +132,10 @@ def paired(
         found = stats.seeded_difference(one, two, same_training=same_training, trained=trained)
         p, test = 1.0 if found.p is None else found.p, results.SAME_TRAINING if same_training else results.OVER_SEEDS
         low, high, errors = found.low, found.high, found.errors
-    if low == high and np.array_equal(right_a, right_b):
-        high = 100.0 * stats.wilson(0, n)[1]
-        low = -high
+    diff = float(two.mean() - one.mean())
+    differing = round((fixed + broken) * n * max(len(one), len(two)))
+    if low is not None and high is not None:
+        low, high = results.not_too_narrow(low, high, diff, differing=differing, n=n)
     return Line(
         baseline=before,
         other=after,
@@ -131,18 +143,19 @@ def paired(
         seeds=(len(one), len(two)),
         before=float(one.mean()),
         after=float(two.mean()),
-        diff=float(two.mean() - one.mean()),
+        diff=diff,
         by_seed=_by_seed(one.mean(axis=1).tolist(), two.mean(axis=1).tolist(), seeds),
         low=low,
         high=high,
         fixed=100.0 * fixed,
         broken=100.0 * broken,
+        differing=differing,
         p=p,
         test=test,
         errors=errors,
         budget=budget,
-        p_here=stats.sign_flips((right_b.sum(axis=0) - right_a.sum(axis=0)).tolist())
-        if here and same_training and len(one) > 1
+        p_these=stats.sign_flips((right_b.sum(axis=0) - right_a.sum(axis=0)).tolist())
+        if these and same_training and len(one) > 1
         else None,
     )
 

@@ -14,7 +14,8 @@ from unsay.errors import StoreError
 from unsay.report import matched, numbers, study_figure
 from unsay.report.escape import line as one_line
 from unsay.report.escape import markdown as esc
-from unsay.report.names import STRICT, label
+from unsay.report.names import label
+from unsay.report.results import SAME_TRAINING
 from unsay.report.study import BEHIND, DETECTION, Question, Rate, Study
 from unsay.report.study_lines import Line
 from unsay.store import write
@@ -111,13 +112,13 @@ def _reading(found: Study) -> list[str]:
     """Say what has to be known to read the tables, and what keeps arms from being compared."""
     seeds = " to ".join(map(str, found.seeds))
     lines = [
-        f"Each arm was trained with {seeds} seed{'' if found.seeds == (1,) else 's'}. A difference is beyond chance, "
+        f"Trained arms have {seeds} seed{'' if found.seeds == (1,) else 's'} each. A difference is beyond chance, "
         "and in bold, where one as large would be rare if other trainings and other questions had none: *p (Holm)*, "
-        f"adjusted for all tests of its own table, is below {numbers.ALPHA:g}. The 95 % intervals are those of each "
-        "line alone, not adjusted. Where none is found, none is shown to be absent: a true difference of the size "
-        "given, estimated from the spread seen, could have gone unseen.",
+        f"adjusted for the tests of its own table and column alone, is below {numbers.ALPHA:g}. The 95 % intervals "
+        "are those of each line alone, not adjusted. Where none is found, that does not show that there is none: a "
+        "true difference of the size given, estimated from the spread seen, could have gone unseen.",
     ]  # fmt: skip
-    if any(line.p_here is not None for question in found.questions for line in question.lines):
+    if any(line.p_these is not None for question in found.questions for line in question.lines):
         lines += [
             "",
             "*These trainings, p (Holm)* asks less: whether the same trained weights differ on other questions, "
@@ -150,10 +151,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _test_table(found: Sequence[Line]) -> list[str]:
     with_budget = found[0].budget is not None
-    here = any(line.p_here is not None for line in found)
+    these = any(line.p_these is not None for line in found)
     heads = ["Arm", "Against", *(["Tokens"] if with_budget else []), "n", "Against %", "Arm %", "Difference",
              "95 % interval", "Seed by seed", "Fixed %", "Broken %", "p", "p (Holm)",
-             *(["These trainings, p (Holm)"] if here else []), "Could have seen"]  # fmt: skip
+             *(["These trainings, p (Holm)"] if these else []), "Could have seen"]  # fmt: skip
     rows = []
     for line in found:
         mark = "**" if line.beyond_chance else ""
@@ -164,18 +165,18 @@ def _test_table(found: Sequence[Line]) -> list[str]:
                 f"{line.before:.1f}", f"{line.after:.1f}", f"{mark}{line.diff:+.1f}{mark}",
                 numbers.interval(line.low, line.high, digits=1, signed=True), by_seed or numbers.NOTHING,
                 f"{line.fixed:.1f}", f"{line.broken:.1f}", numbers.p_value(line.p), numbers.p_value(line.p_holm),
-                *([_here(line)] if here else []),
+                *([_these(line)] if these else []),
                 numbers.NOTHING if line.smallest is None else f"{line.smallest:.1f}",
             ]
         )  # fmt: skip
     return [*_table(heads, rows), "", _about_tests(found)]
 
 
-def _here(line: Line) -> str:
-    if line.p_here_holm is None:
+def _these(line: Line) -> str:
+    if line.p_these_holm is None:
         return numbers.NOTHING
-    mark = "**" if line.p_here_holm < numbers.ALPHA else ""
-    return f"{mark}{numbers.p_value(line.p_here_holm)}{mark}"
+    mark = "**" if line.p_these_holm < numbers.ALPHA else ""
+    return f"{mark}{numbers.p_value(line.p_these_holm)}{mark}"
 
 
 def _about_tests(found: Sequence[Line]) -> str:
@@ -183,14 +184,14 @@ def _about_tests(found: Sequence[Line]) -> str:
     from unsay import stats
 
     alpha = numbers.ALPHA / len(found)
-    tests = ", ".join(dict.fromkeys(line.test for line in found))
+    tests = "; ".join(dict.fromkeys(line.test for line in found))
     count = f"{len(found)} tests, adjusted by Holm: the smallest p has to be below {alpha:.2g}" if len(found) > 1 else (
         f"One test: p has to be below {alpha:.2g}"
     )  # fmt: skip
     said = (
         f"{count}. How: {tests}. Could have seen: the true difference that is found four times in five at that level."
     )
-    seeds = [min(count for count in line.seeds if count > 1) for line in found if max(line.seeds) > 1]
+    seeds = [line.seeds[0] for line in found if line.test == SAME_TRAINING]
     if seeds:
         usual = max(sorted(set(seeds)), key=seeds.count)
         times = stats.student_quantile(1 - alpha / 2, usual - 1)
@@ -213,7 +214,7 @@ def _reaction_table(study: Study, heading: str) -> list[str]:
         rows.append(
             [
                 esc(each.name), esc(each.plant), f"{each.bias:g}", str(each.n), *rates, _rate(each.false_undo), area,
-                _rate(each.rates[STRICT]), _rate(each.twin_right),
+                _rate(each.right), _rate(each.twin_right),
             ]
         )  # fmt: skip
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -545,11 +545,29 @@ def _pairs(group: Sequence[Side]) -> list[tuple[Side, Side]]:
 
 
 def _counterfactual(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
-    """Pair what may take back with the same trained weights where undo is banned."""
-    from unsay.report.results import same_training
+    """Pair what may take back with the same trained weights, decoded alike, where undo is banned."""
+
+    def alike(one: Side, other: Side) -> bool:
+        first, second = (dict(_decode(side.record)) for side in (one, other))
+        for key in ("undo", "undo_context"):
+            first.pop(key, None), second.pop(key, None)
+        return first == second
 
     banned = [side for side in sides if _decode(side.record).get("undo") == "ban"]
-    return [(one, other) for one in banned for other in sides if other not in banned and same_training(one, other)]
+    allowed = [side for side in sides if _decode(side.record).get("undo") != "ban"]
+    pairs = []
+    for one in banned:
+        for other in allowed:
+            shared = {run.record.hashes.get("train") for run in one.runs}
+            shared &= {run.record.hashes.get("train") for run in other.runs} - {None}
+            if shared and alike(one, other):
+                pairs.append((_with_trainings(one, shared), _with_trainings(other, shared)))
+    return pairs
+
+
+def _with_trainings(side: Side, trainings: Collection[str | None]) -> Side:
+    kept = tuple(run for run in side.runs if run.record.hashes.get("train") in trainings)
+    return side if len(kept) == len(side.runs) else replace(side, runs=kept)
 
 
 def _baseline_rank(side: Side) -> int:

@@ -142,7 +142,7 @@ def test_every_arm_is_found_by_its_settings(lab: Path) -> None:
     (reaction,) = found.reactions
     assert (reaction.name, reaction.plant, reaction.n) == ("slip-planted (3 seeds)", "arithmetic_slip", N)
     assert reaction.rates["planted_detection"].value == pytest.approx(50.0)
-    assert reaction.rates["exact_match_strict"].value == pytest.approx(25.0)
+    assert reaction.right.value == pytest.approx(25.0)
     assert reaction.false_undo.value == pytest.approx(10.0)
     assert reaction.auroc.value == 1.0
     for rate in (*reaction.rates.values(), reaction.false_undo):
@@ -178,8 +178,8 @@ def test_a_correction_in_words_is_judged_behind_a_mistake_too(tmp_path: Path) ->
     scores = {"planted_detection": lambda _: 0.0, "undo_chance": lambda _: 1.0}
     experiment(tmp_path, "words-planted", lambda item: item % 2 == 0, undo=True, decode=decode, scores=scores)
     (reaction,) = only(tmp_path).reactions
-    assert (reaction.name, reaction.rates["exact_match_strict"].value) == ("words-planted", 50.0)
-    assert set(reaction.rates) == {"exact_match_strict"}  # with undo banned there is nothing to notice with
+    assert (reaction.name, reaction.right.value) == ("words-planted", 50.0)
+    assert not reaction.rates  # with undo banned there is nothing to notice with
 
 
 def test_the_same_trainings_are_paired_seed_by_seed(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_what_holds_for_these_trainings_is_told_from_what_holds_for_others(tmp_p
     (question,) = [each for each in only(tmp_path).questions if each.key == "counterfactual"]
     (line,) = question.lines
     lost = sum(drawn("base 2", 0.9)(item) for item in range(0, N, 8))
-    assert line.p_here == line.p_here_holm == pytest.approx(2.0 ** (1 - lost))
+    assert line.p_these == line.p_these_holm == pytest.approx(2.0 ** (1 - lost))
     assert not line.beyond_chance
     assert question.answer().startswith("Nothing beyond chance")
-    assert question.answer_here().startswith("Of these trainings themselves: lower for slip (3 seeds) (-")
-    assert all(each.p_here is None for each in only(tmp_path).lines("accuracy"))
+    assert question.answer_these().startswith("Of these trainings themselves: lower for slip (3 seeds) (-")
+    assert all(each.p_these is None for each in only(tmp_path).lines("accuracy"))
 
 
 def test_undo_that_changes_nothing_could_still_change_a_little(tmp_path: Path) -> None:
@@ -227,10 +227,10 @@ def test_undo_that_changes_nothing_could_still_change_a_little(tmp_path: Path) -
         experiment(tmp_path, "slip-banned", right, seed=seed, train="slip", undo=True, decode={"undo": "ban"})
     (question,) = [each for each in only(tmp_path).questions if each.key == "counterfactual"]
     (line,) = question.lines
-    assert (line.diff, line.p, line.p_here) == (0, 1, 1)
+    assert (line.diff, line.p, line.p_these) == (0, 1, 1)
     assert line.high == -(line.low or 0) == pytest.approx(100 * stats.wilson(0, N)[1])
-    assert line.smallest == pytest.approx(100 * stats.smallest_change(N))
-    assert f"differences below {line.smallest:.1f} points" in question.answer()
+    assert line.smallest is None  # a t test over two seeds would not find what McNemar's would
+    assert "Where fewer than 10 answers differ" in question.answer()
 
 
 def test_the_same_trainings_are_compared_where_a_seed_is_missing(lab: Path) -> None:

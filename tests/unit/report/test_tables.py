@@ -38,21 +38,37 @@ def test_without_fine_tuning_the_vanilla_run_is_the_baseline(tmp_path: Path) -> 
 
 
 def test_what_may_take_back_is_compared_with_the_same_weights_where_it_is_banned(tmp_path: Path) -> None:
-    """Another training of the same settings is no such control."""
+    """Another training of the same settings is no such control, nor what is decoded otherwise in more than its undo."""
     make(tmp_path, ARMS[2])
-    for at, (config, undo, training) in enumerate(
-        (("undo", "allow", "a"), ("hard", "allow", "a"), ("banned", "ban", "a"), ("again", "allow", "b"))
-    ):
+    for at, (config, decode, training) in enumerate(
+        (("undo", {}, "a"), ("hard", {"undo_context": "rewind"}, "a"), ("banned", {"undo": "ban"}, "a"),
+         ("again", {}, "b"), ("sampled", {"do_sample": True}, "a"), ("bias", {"undo_bias": 2.0}, "a"))
+    ):  # fmt: skip
         place = make(tmp_path, Arm(f"UNDO-{at}", method="sft", config=config, undo=True))
         record = read.record(place)
         assert record is not None
-        spec = {"settings": {**record.spec["settings"], "decode": {"undo": undo}}}
+        spec = {"settings": {**record.spec["settings"], "decode": {"undo": "allow"} | decode}}
         change_record(place, spec=spec, hashes={**record.hashes, "train": training})
     pairs = {(one.baseline.name, one.other.name) for one in tables.differences(whole(tmp_path))}
     assert pairs == {
-        *(("EXP-003", f"UNDO-{at}") for at in range(4)),
+        *(("EXP-003", f"UNDO-{at}") for at in range(6)),
         *(("UNDO-2", f"UNDO-{at}") for at in (0, 1)),
     }
+
+
+def test_the_same_weights_are_compared_where_a_seed_is_missing(tmp_path: Path) -> None:
+    make(tmp_path, ARMS[2])
+    for config, undo, seeds in (("undo", "allow", (1, 2, 3)), ("banned", "ban", (1, 3))):
+        for seed in seeds:
+            place = make(
+                tmp_path, Arm(f"{config}-{seed}", method="sft", config=config, undo=True, seed=seed, seeded=True)
+            )
+            record = read.record(place)
+            assert record is not None
+            spec = {"settings": {**record.spec["settings"], "decode": {"undo": undo}}}
+            change_record(place, spec=spec, hashes={**record.hashes, "train": f"training {seed}"})
+    (one,) = [each for each in tables.differences(whole(tmp_path)) if each.baseline.name.startswith("banned")]
+    assert (one.baseline.seeds, one.other.seeds) == ((1, 3), (1, 3))
 
 
 def test_the_numbers_agree_with_scipy_and_statsmodels(tmp_path: Path) -> None:
