@@ -69,6 +69,6 @@ def test_fine_tuning_on_real_questions(tmp_path: Path, gsm8k: Path, capsys: pyte
         assert entry.record.status == "completed"
         assert entry.record.facts["training"]["gate"]
         manifest = load_manifest(entry.folder.parent)
-        assert manifest.rows == 64
+        assert (manifest.rows, manifest.refused) == (63, 1)  # one shares thirteen words in a row with a test question
         assert read.metrics(entry.folder)["exact_match_strict"].n == 8
     assert load_manifest(limited[1].folder.parent).rows_with_undo > 32
