@@ -55,7 +55,8 @@ class Ran:
 
 def growth(memory: Sequence[tuple[float, float]]) -> str:
     """Say how large the processes were in the second quarter of a run, and in its last tenth."""
-    early, late = memory[len(memory) // 4 : len(memory) // 2], memory[-max(len(memory) // 10, 1) :]
+    quarter = len(memory) // 4
+    early, late = memory[quarter : max(2 * quarter, quarter + 1)], memory[-max(len(memory) // 10, 1) :]
     told = []
     for at, name in enumerate(("the run", "what it started")):
         before, after = (statistics.median(sample[at] for sample in part) for part in (early, late))
