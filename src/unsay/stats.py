@@ -28,9 +28,10 @@ DRAWS_AT_ONCE = 2_000_000
 BLOCKS = 20_000
 """Blocks that the bootstrap draws instead of rows, at least, where there are more than twice as many rows."""
 
-_NORMAL_POWER_FROM = 1e4
 _NORMAL_FROM = 1e7
 """Degrees of freedom from which Student's t is taken as the normal distribution."""
+_CENTRAL_FROM = 1e4
+"""Degrees of freedom from which noncentral t is taken as Student's t, moved."""
 
 Rows = NDArray[np.float64]
 Statistic = Callable[[Rows], NDArray[np.float64]]
@@ -367,7 +368,7 @@ def _noncentrality(alpha: float, power: float, df: float) -> float:
     s² · df has the chi-squared distribution; the tail on the other side adds nothing at any power above alpha.
     """
     critical = student_quantile(1 - alpha / 2, df)
-    if df > _NORMAL_POWER_FROM:
+    if df > _CENTRAL_FROM:
         return critical + student_quantile(power, df)
     width = 8 / math.sqrt(2 * df)
     s = np.linspace(max(0.0, 1 - width), 1 + width, 401)[1:]

@@ -245,12 +245,7 @@ def _over_seeds(a: Side, b: Side, columns: _Columns) -> Seeded:
 
 def _same_training(a: Side, b: Side) -> bool:
     """Whether the runs of both sides, seed by seed, are answers of the same trained weights."""
-    return all(_trainings(a)) and _trainings(a) == _trainings(b)
-
-
-def _trainings(side: Side) -> list[str | None]:
-    """Return the hash of what was trained, of each run; None where nothing was."""
-    return [run.record.hashes.get("train") for run in side.runs]
+    return all(a.trainings) and a.trainings == b.trainings
 
 
 def _result(
@@ -281,13 +276,14 @@ def _result(
         neither = tuple(item for item, x, y in outcomes if x == y == 0)
         p: float | None = stats.mcnemar(len(only_other), len(only_baseline)).p
         test = MCNEMAR
-        if diff is not None and low is not None and high is not None:
-            changed = len(only_other) + len(only_baseline)
-            low, high = not_too_narrow(low, high, diff, differing=changed, n=len(columns.items))
     elif over_seeds is not None:
         p, test = over_seeds.p, SAME_TRAINING if _same_training(a, b) else OVER_SEEDS
     else:
         p, test = resampled.p if resampled is not None else None, BOOTSTRAP
+    pairwise = columns.is_binary and (binary or _same_training(a, b))
+    if pairwise and diff is not None and low is not None and high is not None:
+        differing = int((columns.rows[:, :split] != columns.rows[:, split:]).sum())
+        low, high = not_too_narrow(low, high, diff, differing=differing, n=len(columns.items))
     equal = None
     if margin is not None and columns.percentage and diff is not None and stderr is not None:
         tests = [stats.equivalence(diff, error, margin, df=df) for error, df in errors or ((stderr, math.inf),)]

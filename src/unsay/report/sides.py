@@ -7,7 +7,7 @@ common_items(a, b)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,16 @@ class Side:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.record.seed for run in self.runs)
+
+    @property
+    def trainings(self) -> tuple[str | None, ...]:
+        """The hash of what was trained, of each run; None where nothing was, or where an import does not know it."""
+        return tuple(run.record.hashes.get("train") for run in self.runs)
+
+    def with_trainings(self, trainings: Collection[str | None]) -> Side:
+        """Return the side with the runs of these trainings alone; itself where that is all."""
+        kept = tuple(run for run, training in zip(self.runs, self.trainings, strict=True) if training in trainings)
+        return self if len(kept) == len(self.runs) else Side(kept)
 
     def to_json(self) -> dict[str, Any]:
         record = self.record

@@ -66,21 +66,18 @@ class Arm:
         return {key: value for key, value in self._settings("undo").items() if key != "say"}
 
     def _settings(self, part: str) -> Mapping[str, Any]:
-        settings = self.record.spec.get("settings")
-        found = settings.get(part) if isinstance(settings, dict) else None
-        return found if isinstance(found, dict) else {}
+        return tables.settings_of(self.record, part)
 
     @cached_property
     def training(self) -> tuple[str, ...]:
         """The hashes of what was trained, one per seed; empty where nothing was. Of a vote, of what was sampled."""
         if self.source is not None:
             return (str(self.source.hashes["train"]),) if "train" in self.source.hashes else ()
-        return tuple(str(run.record.hashes["train"]) for run in self.side.runs if "train" in run.record.hashes)
+        return tuple(training for training in self.side.trainings if training is not None)
 
     def with_trainings(self, trainings: Collection[str]) -> Arm:
         """Return the arm with the seeds of these trainings alone."""
-        kept = tuple(run for run in self.side.runs if run.record.hashes.get("train") in trainings)
-        return self if len(kept) == len(self.side.runs) else replace(self, side=Side(kept))
+        return replace(self, side=self.side.with_trainings(trainings))
 
     @property
     def is_trained(self) -> bool:

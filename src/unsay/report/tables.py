@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -492,14 +492,15 @@ def alike(same: SameItems) -> list[list[Run]]:
 
 def beginning(record: ExperimentRecord) -> tuple[Any, ...]:
     """Return what an experiment's answers were made to begin with: such answers are compared with their like only."""
-    decode = _decode(record)
+    decode = settings_of(record, "decode")
     return decode.get("plant"), bool(decode.get("plant_twin"))
 
 
-def _decode(record: ExperimentRecord) -> Mapping[str, Any]:
+def settings_of(record: ExperimentRecord, part: str) -> Mapping[str, Any]:
+    """Return a part of the settings that an experiment recorded; empty where it has none, as imports do."""
     settings = record.spec.get("settings")
-    decode = settings.get("decode") if isinstance(settings, dict) else None
-    return decode if isinstance(decode, dict) else {}
+    found = settings.get(part) if isinstance(settings, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _only(run: Run, metric: str, first: Run) -> Run:
@@ -548,26 +549,20 @@ def _counterfactual(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
     """Pair what may take back with the same trained weights, decoded alike, where undo is banned."""
 
     def alike(one: Side, other: Side) -> bool:
-        first, second = (dict(_decode(side.record)) for side in (one, other))
+        first, second = (dict(settings_of(side.record, "decode")) for side in (one, other))
         for key in ("undo", "undo_context"):
             first.pop(key, None), second.pop(key, None)
         return first == second
 
-    banned = [side for side in sides if _decode(side.record).get("undo") == "ban"]
-    allowed = [side for side in sides if _decode(side.record).get("undo") != "ban"]
+    banned = [side for side in sides if settings_of(side.record, "decode").get("undo") == "ban"]
+    allowed = [side for side in sides if settings_of(side.record, "decode").get("undo") != "ban"]
     pairs = []
     for one in banned:
         for other in allowed:
-            shared = {run.record.hashes.get("train") for run in one.runs}
-            shared &= {run.record.hashes.get("train") for run in other.runs} - {None}
+            shared = set(one.trainings) & set(other.trainings) - {None}
             if shared and alike(one, other):
-                pairs.append((_with_trainings(one, shared), _with_trainings(other, shared)))
+                pairs.append((one.with_trainings(shared), other.with_trainings(shared)))
     return pairs
-
-
-def _with_trainings(side: Side, trainings: Collection[str | None]) -> Side:
-    kept = tuple(run for run in side.runs if run.record.hashes.get("train") in trainings)
-    return side if len(kept) == len(side.runs) else replace(side, runs=kept)
 
 
 def _baseline_rank(side: Side) -> int:

@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.unit.lab import ARMS, ITEMS, Arm, change_record, make, make_lab, set_right
 from unsay.report import tables
+from unsay.stats import wilson
 from unsay.store import layout, read, write
 from unsay.store.read import Entry
 
@@ -67,8 +68,11 @@ def test_the_same_weights_are_compared_where_a_seed_is_missing(tmp_path: Path) -
             assert record is not None
             spec = {"settings": {**record.spec["settings"], "decode": {"undo": undo}}}
             change_record(place, spec=spec, hashes={**record.hashes, "train": f"training {seed}"})
+            set_right(place, [item % 2 == 0 for item in range(ITEMS)])
     (one,) = [each for each in tables.differences(whole(tmp_path)) if each.baseline.name.startswith("banned")]
     assert (one.baseline.seeds, one.other.seeds) == ((1, 3), (1, 3))
+    assert (one.diff, one.p) == (0, 1)
+    assert -(one.low or 0) == one.high == pytest.approx(100 * wilson(0, ITEMS)[1])  # none of these answers differ
 
 
 def test_the_numbers_agree_with_scipy_and_statsmodels(tmp_path: Path) -> None:
