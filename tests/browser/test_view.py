@@ -86,7 +86,7 @@ def test_every_page_is_reached_by_clicks(viewer: Viewer) -> None:
     page.get_by_role("button", name="Compare the marked ones").click()
     assert "EXP-004 minus EXP-003" in page.inner_text("main")
     page.locator(".items [data-open]").first.click()
-    assert page.locator("#item").is_visible()
+    sync_api.expect(page.locator("#item")).to_be_visible()
     page.get_by_role("link", name="This page as JSON").click()
     sync_api.expect(page.locator("body")).to_contain_text('"schema": 1')
 
